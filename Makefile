@@ -1,0 +1,84 @@
+# Everything starts here and needs only python3 (3.11 or newer) with venv, make and a network for
+# the first run. The environment is .venv; a stamp in it is renewed when pyproject.toml changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ADDR ?= 127.0.0.1:9092
+DATA ?= data
+ARGS ?=
+UNIT := $(wildcard tests/protocol tests/storage tests/broker) tests/test_tidy.py
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test check fmt bench clean uring
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 14
+	@echo
+	@echo "  make run DATA=/mnt/disk/rpk ADDR=127.0.0.1:19092 ARGS='--log-level debug'"
+
+run: $(VENV)/.runtime ## set up on first use, then start the broker on 127.0.0.1:9092, data in ./data
+	@exec $(BIN)/rpk-py start --data-dir $(DATA) --kafka-addr $(ADDR) $(ARGS)
+
+test: $(VENV)/.dev ## set up on first use, then run all tests, real clients and power cuts included
+	$(BIN)/python -m pytest --timeout=900 $(ARGS)
+
+check: $(VENV)/.dev ## format, lint, types, layers and unit tests: under a minute
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --timeout=120 -q $(UNIT) $(ARGS)
+
+fmt: $(VENV)/.dev ## format, and fix what the linter can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev ## measure this broker on this machine
+	$(BIN)/python -m bench $(ARGS)
+
+clean: ## remove the environment and caches; data stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the environment ---------------------------------------------------------------------------
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "make: $(PYTHON) not found. On Debian or Ubuntu: apt-get install python3 python3-venv" >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: rpk-py needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1)." >&2; \
+	  echo "      Name a newer one: make PYTHON=python3.12 ..." >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: $(PYTHON) cannot create environments (no venv or ensurepip)." >&2; \
+	  echo "      On Debian or Ubuntu: apt-get install python3-venv" >&2; \
+	  exit 1; }
+	@echo "==> creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	@echo "==> installing rpk-py and what it needs to run"
+	@$(PIP) install --quiet --editable .
+	@$(MAKE) --no-print-directory uring
+	@touch $@
+
+# A machine without a compiler must still get a broker: failing here costs speed, never the run.
+uring: | $(BIN)/python ## build the io_uring backend (again); `make run` and `make test` do it once
+	@echo "==> building the io_uring backend from source (about 90 s once; pip caches the result)"
+	@if $(PIP) install --progress-bar off --editable '.[uring]' >$(VENV)/uring.log 2>&1; then \
+	  echo "==> io_uring backend ready"; \
+	else \
+	  tail -n 5 $(VENV)/uring.log | sed 's/^/    /'; \
+	  echo "==> NO io_uring: liburing did not build (all of it: $(VENV)/uring.log)."; \
+	  echo "    The broker runs and is as durable with its thread-pool disk backend, but each"; \
+	  echo "    write costs more CPU and takes longer. To get io_uring:"; \
+	  echo "      apt-get install gcc libc6-dev python3-dev && make uring"; \
+	fi
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.runtime
+	@echo "==> installing test clients and linters"
+	@$(PIP) install --quiet --editable '.[dev]'
+	@touch $@
