@@ -1,0 +1,1 @@
+"""Cluster metadata: the state, its store, the controller (supervisor) and its replicas (shards)."""

@@ -1,0 +1,47 @@
+"""The control channel between supervisor and shard: JSON messages over a stream socketpair.
+
+Which process: both ends.  Frame: 4-byte big-endian length, then one JSON object in UTF-8.
+Invariants: a frame is never longer than `frame_bytes_max`; the reader awaits only the socket,
+the writer never awaits, so neither end can hold up the other's loop.
+
+Shard to supervisor: hello, ready, request, applied, snapshot_request, metrics.
+Supervisor to shard: snapshot, delta, reply, metrics_request, stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+
+from rpk_py.metadata.state import Json
+
+_LENGTH = struct.Struct(">I")
+
+
+class ChannelError(Exception):
+    """The other end sent something that is not a message; a bug, the channel is unusable."""
+
+
+def encode_message(message: Json) -> bytes:
+    """One framed message."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    return _LENGTH.pack(len(body)) + body
+
+
+async def read_message(reader: asyncio.StreamReader, frame_bytes_max: int) -> Json | None:
+    """The next message, or None when the other end is gone.
+
+    Raises: ChannelError  for a frame that is too long or not a JSON object
+    """
+    try:
+        (size,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+        if size > frame_bytes_max:
+            raise ChannelError(f"control message of {size} bytes, at most {frame_bytes_max}")
+        body = await reader.readexactly(size)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    message = json.loads(body)
+    if not isinstance(message, dict):
+        raise ChannelError("control message is not an object")
+    return message

@@ -1,0 +1,295 @@
+"""A shard's replica of the cluster metadata, and its requests to the controller.
+
+Which process: a shard.  The replica reads deltas from the control channel, applies each to
+`state`, runs the shard's callbacks (open, move, close partitions) and then acknowledges the
+revision.  Nothing on the data path waits for the supervisor: reads of `state` are local, and
+requests are answered with REQUEST_TIMED_OUT by the shard itself when the supervisor is slow.
+Invariants: deltas are applied in revision order, one at a time, callbacks included; after a
+gap nothing is applied until a snapshot came; an acknowledged revision is fully applied here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+from kafka_protocol.errors import ErrorCode
+from rpk_py.metadata import channel
+from rpk_py.metadata.requests import (
+    DeleteResult,
+    TopicResult,
+    TopicSpec,
+    decode_delete_result,
+    decode_topic_result,
+    encode_topic_spec,
+)
+from rpk_py.metadata.state import (
+    ClusterState,
+    Delta,
+    Json,
+    apply,
+    decode_delta,
+    decode_state,
+)
+
+# The supervisor answers at the request's own timeout; the shard waits this much longer for that
+# more precise answer before it gives its own.
+_REPLY_GRACE_S = 0.5
+_ALLOCATE_TIMEOUT_S = 30.0
+_AUTO_CREATE_TIMEOUT_MS = 30_000
+_TIMED_OUT = "The controller did not answer in time; the request may still take effect."
+_BUSY = "Too many metadata requests wait for the controller; try again."
+
+OnDelta: TypeAlias = Callable[[Delta | None, ClusterState], Awaitable[None] | None]
+
+
+class MetadataReplica:
+    """Local state of the cluster, kept current by the controller.
+
+    on_delta    callbacks (delta, state) after each applied delta; delta None means that the
+                whole state is new (at start, or after a gap).  May be coroutines: the next delta
+                and the acknowledgement wait for them.  The caller must not block on requests of
+                its own in them.
+    on_stop     the supervisor asks for a graceful stop
+    on_lost     the supervisor is gone: the shard must end
+    snapshot_metrics  answers a metrics request with JSON-able values
+    """
+
+    def __init__(
+        self,
+        node_id: int,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        log: Any,
+        *,
+        requests_max: int = 1000,
+        queue_max: int = 1024,
+        frame_bytes_max: int = 256 * 1024 * 1024,
+    ) -> None:
+        self.node_id = node_id
+        self.state = ClusterState()
+        self.on_delta: list[OnDelta] = []
+        self.on_stop: Callable[[], None] = _nothing
+        self.on_lost: Callable[[], None] = _nothing
+        self.snapshot_metrics: Callable[[], Json] = dict
+        self._reader = reader
+        self._writer = writer
+        self._log = log
+        self._requests_max = requests_max
+        self._frame_bytes_max = frame_bytes_max
+        self._pending: dict[int, asyncio.Future[Json]] = {}
+        self._next_request_id = 1
+        self._updates: asyncio.Queue[Json] = asyncio.Queue(queue_max)
+        self._snapshot_wanted = True  # nothing is applied before the first snapshot
+        self._loaded = asyncio.Event()
+        self._auto_creating: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Ask for the first snapshot and wait until it is applied, callbacks included.
+
+        Register `on_delta` before.  Deltas go on being applied until `close`.
+        """
+        self._spawn(self._read())
+        self._spawn(self._apply_updates())
+        self._send({"type": "hello", "node_id": self.node_id})
+        await self._loaded.wait()
+
+    def ready(self, **info: object) -> None:
+        """Tell the supervisor that this shard serves; `info` goes to its banner and status."""
+        self._send({"type": "ready", "info": info})
+
+    async def close(self) -> None:
+        """Stop applying and answering; pending requests get REQUEST_TIMED_OUT."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._fail_pending()
+        self._writer.close()
+
+    async def create_topics(
+        self, specs: Sequence[TopicSpec], timeout_ms: int, validate_only: bool
+    ) -> list[TopicResult]:
+        """Create topics; answers once every live shard applied them, or at the timeout."""
+        reply = await self._request(
+            {
+                "op": "create_topics",
+                "topics": [encode_topic_spec(spec) for spec in specs],
+                "timeout_ms": timeout_ms,
+                "validate_only": validate_only,
+            },
+            max(timeout_ms, 0) / 1000 + _REPLY_GRACE_S,
+        )
+        if "results" in reply:
+            return [decode_topic_result(row) for row in reply["results"]]
+        error, text = reply["error_code"], reply["error_message"]
+        return [TopicResult(name, error, text) for name in dict.fromkeys(s.name for s in specs)]
+
+    async def delete_topics(
+        self, topics: Sequence[tuple[str | None, bytes | None]], timeout_ms: int
+    ) -> list[DeleteResult]:
+        """Delete topics given as (name, None) or (None, id); answers like create_topics."""
+        reply = await self._request(
+            {
+                "op": "delete_topics",
+                "topics": [[name, None if id_ is None else id_.hex()] for name, id_ in topics],
+                "timeout_ms": timeout_ms,
+            },
+            max(timeout_ms, 0) / 1000 + _REPLY_GRACE_S,
+        )
+        if "results" in reply:
+            return [decode_delete_result(row) for row in reply["results"]]
+        error, text = reply["error_code"], reply["error_message"]
+        return [DeleteResult(name, id_ or bytes(16), error, text) for name, id_ in topics]
+
+    async def allocate_producer_ids(self) -> tuple[int, int]:
+        """A block of producer ids that nobody else gets: (first id, count).
+
+        Raises: TimeoutError  the controller did not answer; ask again
+        """
+        reply = await self._request({"op": "allocate_producer_ids"}, _ALLOCATE_TIMEOUT_S)
+        if "first" not in reply:
+            raise TimeoutError(reply["error_message"])
+        return reply["first"], reply["count"]
+
+    def auto_create(self, name: str) -> None:
+        """Create a topic with the defaults in the background; once in flight for each name."""
+        if name in self._auto_creating or name in self.state.topics:
+            return
+        if len(self._auto_creating) >= self._requests_max:
+            return  # the client asks again
+        self._auto_creating.add(name)
+        self._spawn(self._auto_create(name))
+
+    async def _auto_create(self, name: str) -> None:
+        try:
+            spec = TopicSpec(name)
+            (result,) = await self.create_topics([spec], _AUTO_CREATE_TIMEOUT_MS, False)
+            if result.error_code not in (ErrorCode.NONE, ErrorCode.TOPIC_ALREADY_EXISTS):
+                self._log.warning(
+                    "a topic could not be created automatically",
+                    topic=name,
+                    error=ErrorCode(result.error_code).name,
+                    reason=result.error_message,
+                )
+        finally:
+            self._auto_creating.discard(name)
+
+    async def _request(self, message: Json, timeout_s: float) -> Json:
+        if len(self._pending) >= self._requests_max:
+            return {"error_code": int(ErrorCode.REQUEST_TIMED_OUT), "error_message": _BUSY}
+        request_id = self._next_request_id
+        self._next_request_id += 1
+        future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
+        self._pending[request_id] = future
+        try:
+            self._send({"type": "request", "id": request_id, **message})
+            return await asyncio.wait_for(future, timeout_s)
+        except TimeoutError:
+            return {"error_code": int(ErrorCode.REQUEST_TIMED_OUT), "error_message": _TIMED_OUT}
+        finally:
+            self._pending.pop(request_id, None)
+
+    async def _read(self) -> None:
+        while True:
+            message = await channel.read_message(self._reader, self._frame_bytes_max)
+            if message is None:
+                break
+            kind = message["type"]
+            if kind in ("snapshot", "delta"):
+                # Blocks when the shard is far behind: the supervisor then coalesces deltas into
+                # a snapshot.  Replies wait behind them, which their timeouts cover.
+                await self._updates.put(message)
+            elif kind == "reply":
+                future = self._pending.get(message["id"])
+                if future is not None and not future.done():
+                    future.set_result(message)
+            elif kind == "metrics_request":
+                values = self.snapshot_metrics()
+                self._send({"type": "metrics", "id": message["id"], "values": values})
+            elif kind == "stop":
+                self.on_stop()
+        self._fail_pending()
+        self.on_lost()
+
+    async def _apply_updates(self) -> None:
+        while True:
+            message = await self._updates.get()
+            delta: Delta | None = None
+            if message["type"] == "snapshot":
+                self.state.replace(decode_state(message["state"]))
+                self._snapshot_wanted = False
+            elif self._snapshot_wanted:
+                continue
+            else:
+                delta = decode_delta(message)
+                if delta.revision <= self.state.revision:
+                    continue  # part of the snapshot that overtook it
+                if delta.revision != self.state.revision + 1:
+                    self._snapshot_wanted = True
+                    self._send({"type": "snapshot_request"})
+                    continue
+                apply(self.state, delta)
+            await self._notify(delta)
+            self._send({"type": "applied", "revision": self.state.revision})
+            self._loaded.set()
+
+    async def _notify(self, delta: Delta | None) -> None:
+        for callback in self.on_delta:
+            try:
+                outcome = callback(delta, self.state)
+                if inspect.isawaitable(outcome):
+                    await outcome
+            except Exception:
+                # The shard's view of the cluster must stay current even where one partition
+                # cannot be opened; the partition itself reports that it is offline.
+                self._log.exception("applying a metadata change failed")
+
+    def _send(self, message: Json) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(channel.encode_message(message))
+
+    def _fail_pending(self) -> None:
+        for future in self._pending.values():
+            if not future.done():
+                code = int(ErrorCode.REQUEST_TIMED_OUT)
+                future.set_result({"error_code": code, "error_message": _TIMED_OUT})
+
+    def _spawn(self, coroutine: Any) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._log.error("the metadata replica failed", exc_info=task.exception())
+            self.on_lost()
+
+
+def _nothing() -> None:
+    """The default of the hooks."""
+
+
+async def open_replica(
+    node_id: int,
+    control: Any,
+    log: Any,
+    *,
+    requests_max: int = 1000,
+    queue_max: int = 1024,
+    frame_bytes_max: int = 256 * 1024 * 1024,
+) -> MetadataReplica:
+    """Build a replica over the shard's end of the control socketpair, on the running loop."""
+    reader, writer = await asyncio.open_unix_connection(sock=control)
+    return MetadataReplica(
+        node_id,
+        reader,
+        writer,
+        log,
+        requests_max=requests_max,
+        queue_max=queue_max,
+        frame_bytes_max=frame_bytes_max,
+    )

@@ -1,0 +1,108 @@
+"""What shards ask of the controller, and its answers, with their JSON forms.
+
+Which process: both; a shard's handler builds the request, the controller the result.
+Invariants: results stand in the order of the request; an error is a Kafka error code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from rpk_py.topic_configs import ConfigEntry
+
+
+@dataclass(slots=True)
+class TopicSpec:
+    """One topic of a CreateTopics request; -1 means the broker's default.
+
+    assignments  (partition index, replica node ids) as the client sent them, or empty
+    configs      (name, value) as the client sent them
+    """
+
+    name: str
+    num_partitions: int = -1
+    replication_factor: int = -1
+    assignments: list[tuple[int, list[int]]] = field(default_factory=list)
+    configs: list[tuple[str, str | None]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class TopicResult:
+    """The answer for one topic: either an error, or what was (or would be) created."""
+
+    name: str
+    error_code: int = 0
+    error_message: str | None = None
+    topic_id: bytes = bytes(16)
+    num_partitions: int = -1
+    replication_factor: int = -1
+    configs: list[ConfigEntry] = field(default_factory=list)
+
+
+class DeleteResult(NamedTuple):
+    """The answer for one topic of a DeleteTopics request; id zero and name None if unknown."""
+
+    name: str | None
+    topic_id: bytes
+    error_code: int
+    error_message: str | None
+
+
+def encode_topic_spec(spec: TopicSpec) -> list[Any]:
+    """A TopicSpec as a JSON row."""
+    return [
+        spec.name,
+        spec.num_partitions,
+        spec.replication_factor,
+        spec.assignments,
+        spec.configs,
+    ]
+
+
+def decode_topic_spec(row: list[Any]) -> TopicSpec:
+    """Inverse of encode_topic_spec."""
+    name, num_partitions, replication_factor, assignments, configs = row
+    return TopicSpec(
+        name,
+        num_partitions,
+        replication_factor,
+        [(index, list(nodes)) for index, nodes in assignments],
+        [(key, value) for key, value in configs],
+    )
+
+
+def encode_topic_result(result: TopicResult) -> list[Any]:
+    """A TopicResult as a JSON row."""
+    return [
+        result.name,
+        int(result.error_code),
+        result.error_message,
+        result.topic_id.hex(),
+        result.num_partitions,
+        result.replication_factor,
+        result.configs,
+    ]
+
+
+def decode_topic_result(row: list[Any]) -> TopicResult:
+    """Inverse of encode_topic_result."""
+    return TopicResult(
+        row[0],
+        row[1],
+        row[2],
+        bytes.fromhex(row[3]),
+        row[4],
+        row[5],
+        [ConfigEntry(*entry) for entry in row[6]],
+    )
+
+
+def encode_delete_result(result: DeleteResult) -> list[Any]:
+    """A DeleteResult as a JSON row."""
+    return [result.name, result.topic_id.hex(), int(result.error_code), result.error_message]
+
+
+def decode_delete_result(row: list[Any]) -> DeleteResult:
+    """Inverse of encode_delete_result."""
+    return DeleteResult(row[0], bytes.fromhex(row[1]), row[2], row[3])
