@@ -57,7 +57,7 @@ $(BIN)/python:
 	  echo "      On Debian or Ubuntu: apt-get install python3-venv" >&2; \
 	  exit 1; }
 	@echo "==> creating $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 	@echo "==> installing rpk-py and what it needs to run"
