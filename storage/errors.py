@@ -1,0 +1,35 @@
+"""What can go wrong in storage. A message says what happened, where, and what to do about it.
+
+Any process. These are for a person and for one mapping to Kafka error codes in each handler;
+`OSError` stays itself where the failure is the operating system's and still has its errno.
+"""
+
+from __future__ import annotations
+
+
+class StorageError(Exception):
+    """Base of everything storage raises of its own."""
+
+
+class SegmentFull(StorageError):
+    """The record does not fit in the active segment: roll, then append once more."""
+
+
+class CorruptRecord(StorageError):
+    """Bytes that had been acknowledged are damaged. Nothing is cut: an operator decides."""
+
+
+class DiskFailed(StorageError):
+    """A write or a sync failed. Final until restart: a retried sync can report false success."""
+
+
+class DiskFull(DiskFailed):
+    """No space left for a write. As final as any failed write, but its remedy is known."""
+
+
+class LockTimeout(StorageError):
+    """Somebody else holds the lock on a file that must be written by one process alone."""
+
+
+class DiskUnavailable(StorageError):
+    """The disk backend that the configuration names cannot be used on this machine."""
