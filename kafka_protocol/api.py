@@ -1,0 +1,75 @@
+"""The APIs that are served, and their versions: one table that also answers ApiVersions.
+
+What is not in SUPPORTED is not advertised, and a request for it closes the connection.
+
+Source: the ranges of Apache Kafka 4.3 for the same keys. Produce is advertised from 0 although
+0-2 are refused, because librdkafka before 2.11.1 turns compression off otherwise (KAFKA-18659).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kafka_protocol.api_key import ApiKey
+from kafka_protocol.messages import (
+    api_versions,
+    create_topics,
+    delete_topics,
+    describe_cluster,
+    fetch,
+    init_producer_id,
+    list_offsets,
+    metadata,
+    offset_for_leader_epoch,
+    produce,
+)
+from kafka_protocol.schema import info_of
+
+__all__ = ["SUPPORTED", "ApiKey", "ApiSpec"]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSpec:
+    """A served API; the versions are inclusive."""
+
+    key: ApiKey
+    min_version: int
+    max_version: int
+    advertised_min: int
+    first_flexible: int
+    request: type
+    response: type
+
+
+def _spec(request: type, response: type, advertised_min: int | None = None) -> ApiSpec:
+    info = info_of(request)
+    first, last = info.versions
+    return ApiSpec(
+        key=ApiKey(info.api_key),
+        min_version=first,
+        max_version=last,
+        advertised_min=first if advertised_min is None else advertised_min,
+        first_flexible=info.flexible,
+        request=request,
+        response=response,
+    )
+
+
+SUPPORTED: dict[int, ApiSpec] = {
+    spec.key: spec
+    for spec in (
+        _spec(produce.ProduceRequest, produce.ProduceResponse, advertised_min=0),
+        _spec(fetch.FetchRequest, fetch.FetchResponse),
+        _spec(list_offsets.ListOffsetsRequest, list_offsets.ListOffsetsResponse),
+        _spec(metadata.MetadataRequest, metadata.MetadataResponse),
+        _spec(api_versions.ApiVersionsRequest, api_versions.ApiVersionsResponse),
+        _spec(create_topics.CreateTopicsRequest, create_topics.CreateTopicsResponse),
+        _spec(delete_topics.DeleteTopicsRequest, delete_topics.DeleteTopicsResponse),
+        _spec(init_producer_id.InitProducerIdRequest, init_producer_id.InitProducerIdResponse),
+        _spec(
+            offset_for_leader_epoch.OffsetForLeaderEpochRequest,
+            offset_for_leader_epoch.OffsetForLeaderEpochResponse,
+        ),
+        _spec(describe_cluster.DescribeClusterRequest, describe_cluster.DescribeClusterResponse),
+    )
+}

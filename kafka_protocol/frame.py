@@ -1,0 +1,209 @@
+"""Frames: a size, a header and a message. The one place where bad bytes become DecodeError.
+
+A request frame is decoded without its 4-byte size, which the connection has already used; a
+response is encoded with it. Records are slices of the frame on decode and stay separate buffers on
+encode, so that megabytes are never copied here.
+
+Invariants: any bytes give a message, a DecodeError or an UnsupportedVersion, and in time in
+proportion to the frame; a message ends exactly where its frame ends.
+
+Source: Kafka's RequestHeader v1 and v2, ResponseHeader v0 and v1 (KIP-482, KIP-511).
+"""
+
+from __future__ import annotations
+
+import functools
+import struct as pystruct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kafka_protocol import wire
+from kafka_protocol.api import SUPPORTED
+from kafka_protocol.api_key import ApiKey
+from kafka_protocol.closures import compile_decoder, compile_encoder
+from kafka_protocol.errors import DecodeError, UnsupportedVersion
+from kafka_protocol.messages import fetch, produce
+from kafka_protocol.schema import info_of
+from kafka_protocol.wire import Buffer, PartsWriter, Reader
+
+# The four hot messages: functions by hand that are used instead of the compiled closures.
+HAND_DECODERS: dict[type, Callable[[int], Reader]] = {
+    produce.ProduceRequest: produce.request_decoder,
+    fetch.FetchRequest: fetch.request_decoder,
+}
+HAND_ENCODERS: dict[type, Callable[[int], PartsWriter]] = {
+    produce.ProduceResponse: produce.response_encoder,
+    fetch.FetchResponse: fetch.response_encoder,
+}
+
+_REQUEST_HEADER = pystruct.Struct(">hhih")
+_REQUEST_HEADER_FIXED = pystruct.Struct(">hhi")
+_RESPONSE_HEADER = pystruct.Struct(">ii")
+_SIZE = pystruct.Struct(">i")
+# What Python raises when a reader runs into the end of the frame, or into text that is not UTF-8.
+_BAD_BYTES = (IndexError, pystruct.error, UnicodeDecodeError, OverflowError)
+
+
+@dataclass(slots=True)
+class RequestHeader:
+    """The header of a request; client_id is None where the client sent null."""
+
+    api_key: int
+    api_version: int
+    correlation_id: int
+    client_id: str | None
+
+
+def decode_request(frame: memoryview) -> tuple[RequestHeader, Any]:
+    """Decode one request frame.
+
+    Shapes:  frame  everything after the 4-byte size, format "B"; records in the message are
+                    slices of it, so they live as long as the frame's bytes do
+    Returns: the header and the request dataclass
+    Raises:  DecodeError         the bytes are not what they say; close the connection
+             UnsupportedVersion  the api key or version is not in api.SUPPORTED
+    """
+    header = None
+    try:
+        api_key, api_version, correlation_id, length = _REQUEST_HEADER.unpack_from(frame, 0)
+        decode, flexible = _request_decoder(api_key, api_version)
+        if decode is None:
+            raise UnsupportedVersion(
+                api_key, api_version, correlation_id, _client_id_or_none(frame, length)
+            )
+        header = RequestHeader(api_key, api_version, correlation_id, None)
+        pos = 10
+        if length >= 0:
+            pos += length
+            header.client_id = str(frame[10:pos], "utf-8")
+        elif length != -1:
+            raise DecodeError(f"negative client id length {length}", 8)
+        if flexible:
+            pos = wire.skip_tagged_fields(frame, pos) if frame[pos] else pos + 1
+        message, pos = decode(frame, pos)
+        if pos != len(frame):
+            raise _wrong_end(pos, len(frame))
+    except DecodeError as error:
+        if header is not None:
+            error.api_key, error.api_version = header.api_key, header.api_version
+        raise
+    except _BAD_BYTES as error:
+        raise _bad_bytes(error, header) from error
+    return header, message
+
+
+def encode_response(api_key: int, version: int, correlation_id: int, message: Any) -> list[Buffer]:
+    """Encode one response with its size and header.
+
+    Returns: buffers to be sent one after the other; the first begins with the size, large records
+             are the caller's own views, which must stay unchanged until they are sent
+    Raises:  KeyError for an API or version that is not served, struct.error and the like for
+             values that do not fit their field: our own mistakes
+    """
+    encode, flexible = _response_encoder(api_key, version)
+    out = bytearray(8)
+    if flexible:
+        out.append(0)
+    parts = encode(out, message)
+    size_bytes = len(out) if len(parts) == 1 else sum(map(len, parts))
+    _RESPONSE_HEADER.pack_into(out, 0, size_bytes - 4, correlation_id)
+    return parts
+
+
+def encode_request(message: Any, version: int, correlation_id: int, client_id: str | None) -> bytes:
+    """Encode one request with its size and header (for clients: the command line, tests)."""
+    cls: Any = type(message)
+    info = info_of(cls)
+    out = bytearray(4)
+    out += _REQUEST_HEADER_FIXED.pack(info.api_key, version, correlation_id)
+    wire.write_nullable_string(out, client_id)
+    if version >= info.flexible:
+        out.append(0)
+    compile_encoder(cls, version)(out, message)
+    _SIZE.pack_into(out, 0, len(out) - 4)
+    return bytes(out)
+
+
+def decode_response(api_key: int, version: int, frame: memoryview) -> tuple[int, Any]:
+    """Decode one response frame without its size (for clients); (correlation_id, message).
+
+    Raises DecodeError as decode_request does.
+    """
+    spec = SUPPORTED[api_key]
+    header = RequestHeader(api_key, version, 0, None)
+    try:
+        (correlation_id,) = wire.read_int32s(frame, 0)
+        pos = 4
+        if _has_flexible_header(api_key, version):
+            pos = wire.skip_tagged_fields(frame, pos)
+        message, pos = compile_decoder(spec.response, version)(frame, pos)
+        if pos != len(frame):
+            raise _wrong_end(pos, len(frame))
+    except DecodeError as error:
+        error.api_key, error.api_version = api_key, version
+        raise
+    except _BAD_BYTES as error:
+        raise _bad_bytes(error, header) from error
+    return correlation_id, message
+
+
+@functools.cache
+def _decoder(api_key: int, version: int) -> tuple[Reader, bool]:
+    spec = SUPPORTED[api_key]
+    by_hand = HAND_DECODERS.get(spec.request)
+    decode = by_hand(version) if by_hand is not None else compile_decoder(spec.request, version)
+    return decode, version >= spec.first_flexible
+
+
+def _request_decoder(api_key: int, version: int) -> tuple[Reader | None, bool]:
+    """The decoder of a served request, or None; not cached for what a peer merely invents."""
+    spec = SUPPORTED.get(api_key)
+    if spec is None or not spec.min_version <= version <= spec.max_version:
+        return None, False
+    return _decoder(api_key, version)
+
+
+@functools.cache
+def _response_encoder(api_key: int, version: int) -> tuple[PartsWriter, bool]:
+    spec = SUPPORTED[api_key]
+    if not spec.min_version <= version <= spec.max_version:
+        raise KeyError(f"{spec.key.name} version {version} is not served")
+    by_hand = HAND_ENCODERS.get(spec.response)
+    if by_hand is not None:
+        return by_hand(version), _has_flexible_header(api_key, version)
+    write = compile_encoder(spec.response, version)
+
+    def encode(out: bytearray, message: Any) -> list[Buffer]:
+        write(out, message)
+        return [out]
+
+    return encode, _has_flexible_header(api_key, version)
+
+
+def _has_flexible_header(api_key: int, version: int) -> bool:
+    """ApiVersions always has response header v0: its client does not know our versions yet."""
+    return api_key != ApiKey.API_VERSIONS and version >= SUPPORTED[api_key].first_flexible
+
+
+def _client_id_or_none(frame: memoryview, length: int) -> str | None:
+    """The client id of a request whose header we may misread: only for a log line or a reply."""
+    if length < 0 or 10 + length > len(frame):
+        return None
+    return str(frame[10 : 10 + length], "utf-8", "replace")
+
+
+def _wrong_end(pos: int, size_bytes: int) -> DecodeError:
+    if pos > size_bytes:
+        return DecodeError("the frame ends inside a field", size_bytes)
+    return DecodeError(f"{size_bytes - pos} bytes after the end of the message", pos)
+
+
+def _bad_bytes(error: Exception, header: RequestHeader | None) -> DecodeError:
+    if isinstance(error, UnicodeDecodeError):
+        reason = "a string is not UTF-8"
+    else:
+        reason = "the frame ends inside a field"
+    if header is None:
+        return DecodeError(reason)
+    return DecodeError(reason, None, header.api_key, header.api_version)
