@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import errno
+import faulthandler
 import os
+import resource
 import signal
 from collections.abc import Callable
 from typing import Literal
@@ -81,6 +83,8 @@ def _try_ring_and_exit() -> None:
     """In the forked child: import the binding, set up a ring, leave without any clean-up."""
     code = 1
     try:
+        faulthandler.disable()  # a trial that dies is an answer and not a crash to report
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         from storage.uring import try_ring
 
         try_ring()

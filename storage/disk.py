@@ -61,6 +61,7 @@ class Disk(Protocol):
         """Queue one durable write of the whole `view` at `pos`; nothing moves until `submit()`.
 
         Shapes:  view  bytes whose address and length are aligned, unchanged until done
+                 fd    stays open until done
                  pos   aligned byte position in the file
         done(res) is called later from the loop: bytes written, or -errno. A short write is
         res < len(view) and is as final as an error. The disk keeps the memory alive until then.

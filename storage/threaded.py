@@ -163,6 +163,8 @@ class ThreadedDisk:
                     res = os.preadv(job.fd, (job.view,), job.pos)
             except OSError as error:
                 res = -(error.errno or errno.EIO)
+            except (OverflowError, TypeError, ValueError):
+                res = -errno.EINVAL  # the caller's bug; a dead worker would be a hang
             self._results.append((job, res))
             del job  # the memory must not wait for this thread's next job
             try:

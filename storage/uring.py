@@ -79,6 +79,7 @@ class UringDisk:
         "_failed",
         "_free",
         "_idle",
+        "_interrupted",
         "_iovecs",
         "_loop",
         "_overflow",
@@ -112,7 +113,8 @@ class UringDisk:
             self._sqes[slot].user_data = slot
         self._overflow: deque[tuple[bool, int, Any, int, Done]] = deque()
         self._prepared = 0  # entries in the ring that the kernel has not taken yet
-        self._retries = 0
+        self._interrupted = 0  # deliveries cut short by a callback that raised; they go on soon
+        self._retries = 0  # submits in a row of which the kernel took nothing
         self._retry_handle: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
         self._closed = self._failed = False
@@ -122,8 +124,8 @@ class UringDisk:
     def in_flight(self) -> int:
         """Reads and writes accepted whose result has not been delivered."""
         if self._failed or self._closed:
-            return 0
-        return RING_ENTRIES - len(self._free) + len(self._overflow)
+            return self._interrupted
+        return RING_ENTRIES - len(self._free) + len(self._overflow) + self._interrupted
 
     def write(self, fd: int, view: memoryview, pos: int, done: Done) -> None:
         """See Disk.write. Half a microsecond; raises only for a bug of the caller's."""
@@ -135,14 +137,8 @@ class UringDisk:
         self.write_bytes += size_bytes
         if self._overflow or not self._free:
             self._wait_for_slot(True, fd, buffers, pos, done)
-            return
-        slot = self._free.pop()
-        self._iovecs[slot] = buffers
-        self._dones[slot] = done
-        sqe = self._sqes[slot]
-        io_uring_prep_writev2(sqe, fd, buffers, 1, pos, _RWF_DSYNC)
-        io_uring_put_sqe(self._ring, sqe)
-        self._prepared += 1
+        else:
+            self._prepare(True, fd, buffers, pos, done)
 
     def submit(self) -> None:
         """See Disk.submit."""
@@ -197,15 +193,17 @@ class UringDisk:
 
     def _prepare(self, is_write: bool, fd: int, buffers: Any, pos: int, done: Done) -> None:
         """Put one operation into the ring. The caller has seen a free slot."""
-        slot = self._free.pop()
-        self._iovecs[slot] = buffers
-        self._dones[slot] = done
+        slot = self._free[-1]
         sqe = self._sqes[slot]
         if is_write:
             io_uring_prep_writev2(sqe, fd, buffers, 1, pos, _RWF_DSYNC)
         else:
             io_uring_prep_readv2(sqe, fd, buffers, pos, 0)
         io_uring_put_sqe(self._ring, sqe)
+        # Only now, so that an argument that the binding refuses (TypeError) costs no slot.
+        self._free.pop()
+        self._iovecs[slot] = buffers
+        self._dones[slot] = done
         self._prepared += 1
 
     def _wait_for_slot(self, is_write: bool, fd: int, buffers: Any, pos: int, done: Done) -> None:
@@ -260,16 +258,21 @@ class UringDisk:
         self._deliver(iter(finished))
 
     def _deliver(self, finished: Iterator[tuple[Done, int]]) -> None:
-        """Call back. A callback that raises is the loop's to report; the others still get theirs."""
+        """Call back; where one raises, the loop reports it and the others still get theirs."""
         try:
             for done, res in finished:
                 done(res)
         except BaseException:
-            self._loop.call_soon(self._deliver, finished)
+            self._interrupted += 1
+            self._loop.call_soon(self._deliver_rest, finished)
             raise
         if self._idle is not None and not self.in_flight:
             self._idle.set_result(None)
             self._idle = None
+
+    def _deliver_rest(self, finished: Iterator[tuple[Done, int]]) -> None:
+        self._interrupted -= 1
+        self._deliver(finished)
 
     def _give_up(self) -> None:
         """The kernel takes nothing any more: fail everything, here and from now on.

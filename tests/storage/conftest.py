@@ -1,0 +1,64 @@
+"""Fixtures of the storage tests: a Disk on a real file system, once per backend and event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from storage.backend import open_disk
+from storage.disk import Disk
+from storage.errors import DiskUnavailable
+
+Scenario = Callable[[Disk], Awaitable[None]]
+LOOPS = {
+    "liburing": ("liburing", "asyncio"),
+    "liburing-uvloop": ("liburing", "uvloop"),
+    "threads": ("threads", "asyncio"),
+}
+
+
+def open_or_skip(backend: str, loop: asyncio.AbstractEventLoop) -> Disk:
+    try:
+        return open_disk(backend, loop, pytest.fail)  # type: ignore[arg-type]
+    except DiskUnavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=list(LOOPS))
+def run_on_disk(request: pytest.FixtureRequest) -> Callable[[Scenario], None]:
+    """Runs `scenario(disk)` in a loop of its own and closes the disk, whatever happens.
+
+    Whatever the loop's exception handler was told fails the test.
+    """
+    backend, loop_name = LOOPS[request.param]
+
+    async def run(scenario: Scenario) -> None:
+        loop = asyncio.get_running_loop()
+        reported: list[dict[str, object]] = []
+        loop.set_exception_handler(lambda _loop, context: reported.append(context))
+        disk = open_or_skip(backend, loop)
+        try:
+            await asyncio.wait_for(scenario(disk), timeout=30)
+        finally:
+            await asyncio.wait_for(disk.close(), timeout=30)
+        assert reported == []
+
+    def run_in_new_loop(scenario: Scenario) -> None:
+        if loop_name == "uvloop":
+            uvloop = pytest.importorskip("uvloop")
+            uvloop.run(run(scenario))
+        else:
+            asyncio.run(run(scenario))
+
+    return run_in_new_loop
+
+
+@pytest.fixture
+def segment_path(tmp_path: Path) -> Iterator[Path]:
+    """A path on the file system under test; the file is removed early, so that /tmp stays small."""
+    path = tmp_path / "00000000000000000000.wal"
+    yield path
+    path.unlink(missing_ok=True)
