@@ -2,8 +2,8 @@
 
 What:       for every producer id the epoch and the last five batches that it appended, the same
             window as Kafka's. `check` judges a batch before its append and changes nothing;
-            `update` takes it over after the append, and also replays the log at recovery.
-            `snapshot` and `load` carry the whole state over a restart.
+            `update` takes it over after the append. `snapshot` and `load` carry the whole state
+            over a restart, `replay` adds what the log has beyond the snapshot.
 Where:      home shard of the partition only. Sans-io: no clock, no await, no log line.
 Invariants: - a window holds 1 to 5 batches of one epoch, oldest first, base offsets ascending;
             - the window's last sequence is the last one that was appended, so the next batch of
@@ -25,6 +25,7 @@ import struct
 from typing import Final, NamedTuple, TypeAlias
 
 from kafka_protocol.errors import ErrorCode
+from kafka_protocol.record_batch import BatchHeader
 
 SEQUENCE_MAX: Final = 2**31 - 1
 WINDOW_BATCHES_MAX: Final = 5
@@ -66,12 +67,13 @@ class _Producer:
 class Producers:
     """The producers of one partition. Ids below 0 (not idempotent) never come here."""
 
-    __slots__ = ("_producers", "_producers_max")
+    __slots__ = ("_producers", "_producers_max", "_restored")
 
     def __init__(self, producers_max: int = PRODUCERS_MAX) -> None:
         assert producers_max > 0
         self._producers: dict[int, _Producer] = {}
         self._producers_max = producers_max
+        self._restored = False  # loaded or replayed, and not yet seen by `expire`
 
     def __len__(self) -> int:
         return len(self._producers)
@@ -119,13 +121,11 @@ class Producers:
         base_offset: int,
         timestamp_ms: int,
     ) -> None:
-        """Take over a batch that was appended at base_offset, or that recovery found in the log.
+        """Take over a batch that was appended at base_offset; it trusts its caller.
 
-        It trusts its caller and never raises: a replay may have gaps (compaction) and starts
-        anywhere. Only what `check` never lets pass is passed over, so that a fenced producer
-        stays fenced: an older epoch, a negative sequence.
-        timestamp_ms is the time of the append (in a replay the batch's max timestamp); it is what
-        `expire` goes by and what a duplicate is answered with.
+        timestamp_ms is the time of the append: what `expire` goes by and what a duplicate is
+        answered with. What `check` never lets pass, an older epoch or a negative sequence,
+        changes nothing, so that a fenced producer stays fenced in a replay too.
         """
         if base_sequence < 0 or producer_epoch < 0:
             return
@@ -148,8 +148,38 @@ class Producers:
         producer.next_sequence = (last_sequence + 1) & SEQUENCE_MAX
         producer.timestamp_ms = timestamp_ms
 
+    def replay(self, batch: BatchHeader) -> None:
+        """Take over a batch that recovery found in the log; never raises.
+
+        A replay may have gaps (compaction), start anywhere, and begin before the end of the
+        snapshot that was loaded: what the window has already is passed over.
+        """
+        producer_id = batch.producer_id
+        if producer_id < 0:
+            return
+        self._restored = True
+        producer = self._producers.get(producer_id)
+        if producer is not None and batch.base_offset <= producer.window[-1][2]:
+            return
+        self.update(
+            producer_id,
+            batch.producer_epoch,
+            batch.base_sequence,
+            batch.last_offset_delta,
+            batch.base_offset,
+            batch.max_timestamp,
+        )
+
     def expire(self, now_ms: int, expiration_ms: int) -> int:
-        """Forget producers that have appended nothing for expiration_ms; returns how many."""
+        """Forget producers that have appended nothing for expiration_ms; returns how many.
+
+        After a restart the time runs anew: a replay knows only the records' timestamps, which a
+        client may set years back, and a producer that waited for us must not be forgotten.
+        """
+        if self._restored:
+            self._restored = False
+            for producer in self._producers.values():
+                producer.timestamp_ms = max(producer.timestamp_ms, now_ms)
         expired = [
             producer_id
             for producer_id, producer in self._producers.items()
@@ -192,16 +222,17 @@ class Producers:
             parts.extend(_SNAPSHOT_BATCH.pack(*batch) for batch in window)
         return b"".join(parts)
 
-    def load(self, data: bytes | memoryview) -> None:
+    def load(self, snapshot: bytes | memoryview) -> None:
         """Replace the state by a snapshot's. Raises ValueError on nonsense and changes nothing.
 
         More producers than producers_max (a lowered limit): the most recently active are kept.
         """
         try:
-            producers = _decode_snapshot(data)
+            producers = _decode_snapshot(snapshot)
         except struct.error as error:
             raise ValueError(f"producer snapshot is cut short: {error}") from None
         self._producers = producers
+        self._restored = True
         while len(self._producers) > self._producers_max:
             self._evict()
 

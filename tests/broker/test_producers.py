@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kafka_protocol.errors import ErrorCode
+from kafka_protocol.record_batch import BatchHeader, build_batch, parse_header
 from rpk_py.producers import (
     NEW,
     SEQUENCE_MAX,
@@ -121,16 +122,55 @@ def test_producers_do_not_see_each_other() -> None:
     assert producers.check(PID + 1, 0, 60, 0) is OUT_OF_ORDER
 
 
+def header(
+    base_sequence: int, record_count: int, base_offset: int, *, pid: int = PID, epoch: int = 0
+) -> BatchHeader:
+    """The header of a batch as recovery reads it from the log; its timestamps are of 1970."""
+    batch = build_batch(
+        [(None, b"value")] * record_count,
+        base_offset=base_offset,
+        timestamp_ms=1_000,
+        producer_id=pid,
+        producer_epoch=epoch,
+        base_sequence=base_sequence,
+    )
+    return parse_header(batch)
+
+
 def test_replay_trusts_the_log_and_never_raises() -> None:
     """A compacted log has gaps; only what check would never let pass is passed over."""
-    producers = with_batches((40, 10, 100), (90, 1, 300), epoch=2)
+    producers = Producers()
+    producers.replay(header(40, 10, 100, epoch=2))
+    producers.replay(header(90, 1, 300, epoch=2))
     before = producers.snapshot()
-    producers.update(PID, 1, 91, 0, 301, 9_000)
-    producers.update(PID, -1, 0, 0, 301, 9_000)
-    producers.update(PID + 1, 0, -1, 0, 301, 9_000)
+    producers.replay(header(91, 1, 301, epoch=1))
+    producers.replay(header(0, 1, 302, epoch=-1))
+    producers.replay(header(-1, 1, 303, pid=PID + 1))
+    producers.replay(header(-1, 1, 304, pid=-1, epoch=-1))
     assert producers.snapshot() == before
     assert producers.check(PID, 2, 91, 0) is NEW
     assert producers.check(PID, 2, 40, 9) == Duplicate(100, 1_000)
+
+
+def test_a_replay_that_begins_before_the_snapshot_ends_adds_nothing_twice() -> None:
+    producers = with_batches(*SIX_BATCHES)
+    before = producers.snapshot()
+    for base_sequence, record_count, base_offset in SIX_BATCHES[2:]:
+        producers.replay(header(base_sequence, record_count, base_offset))
+    assert producers.snapshot() == before
+    producers.replay(header(60, 1, 160))
+    assert producers.check(PID, 0, 61, 0) is NEW
+
+
+def test_after_a_restart_the_expiry_runs_anew() -> None:
+    """The records' timestamps may lie years back; the producer may have waited for the broker."""
+    loaded, replayed = Producers(), Producers()
+    loaded.load(with_batches(*SIX_BATCHES).snapshot())
+    replayed.replay(header(0, 1, 100))
+    for producers in (loaded, replayed):
+        assert producers.expire(1_000_000_000, 60_000) == 0
+        assert producers.expire(1_000_059_999, 60_000) == 0
+        assert producers.expire(1_000_060_000, 60_000) == 1
 
 
 def test_expired_producers_are_unknown_again() -> None:
