@@ -127,7 +127,7 @@ class PartitionData:
         Array(AbortedTransaction), nullable=4, default=None
     )
     preferred_read_replica: int = F(INT32, since=11, default=-1)
-    records: Buffer | list[Buffer] | None = F(RECORDS, nullable=0)
+    records: Buffer | list[memoryview] | None = F(RECORDS, nullable=0)
 
 
 @struct

@@ -38,7 +38,7 @@ FLEXIBLE = 9
 @struct
 class PartitionProduceData:
     index: int = F(INT32)
-    records: Buffer | list[Buffer] | None = F(RECORDS, nullable=0)
+    records: memoryview | None = F(RECORDS, nullable=0)  # on encode also bytes or a list
 
 
 @struct

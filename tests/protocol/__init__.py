@@ -1,0 +1,1 @@
+"""The codec's tests: foreign bytes (kio, kafka-python, librdkafka), parity, frames and fuzzing."""
