@@ -28,8 +28,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _SYS_IO_URING_SETUP = 425  # the same number on every architecture with Python wheels
 _DISABLED_SYSCTL = "/proc/sys/kernel/io_uring_disabled"
 _COST = (
-    "disk writes go through threads: as durable, but each costs about twice the CPU and serial "
-    "writers wait longer"
+    "disk writes go through threads: as durable, but each costs about four times the CPU and fewer "
+    "of them fit in a second"
 )
 
 

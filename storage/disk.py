@@ -58,7 +58,9 @@ class Disk(Protocol):
         ...
 
     def write(self, fd: int, view: memoryview, pos: int, done: Callable[[int], None]) -> None:
-        """Queue one durable write of the whole `view` at `pos`; nothing moves until `submit()`.
+        """Queue one durable write of the whole `view` at `pos` until `submit()`.
+
+        It cannot fail here, short of a bug of the caller's. A read may take it along earlier.
 
         Shapes:  view  bytes whose address and length are aligned, unchanged until done
                  fd    stays open until done

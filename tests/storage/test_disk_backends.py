@@ -7,6 +7,7 @@ import ctypes
 import errno
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -152,6 +153,49 @@ def test_the_probe_survives_a_build_for_another_processor(monkeypatch: pytest.Mo
     assert reason is not None
     assert "SIGILL" in reason
     assert "pip install" in reason
+
+
+FORBIDDEN_BY_SECCOMP = """
+import asyncio, ctypes, struct, sys
+
+# Load the system call's number; 425 (io_uring_setup) gets EPERM, all others are allowed.
+program = b"".join(
+    struct.pack("=HBBI", *row)
+    for row in [(0x20, 0, 0, 0), (0x15, 0, 1, 425), (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7FFF0000)]
+)
+memory = ctypes.create_string_buffer(program)
+filter = ctypes.create_string_buffer(struct.pack("@HP", 4, ctypes.addressof(memory)))
+libc = ctypes.CDLL(None)
+if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, filter):  # no new privileges; filter
+    sys.exit(77)
+
+from storage.backend import open_disk, probe_liburing
+
+async def main():
+    disk = open_disk("auto", asyncio.get_running_loop(), print)
+    print(disk.name)
+    await disk.close()
+
+print(probe_liburing())
+asyncio.run(main())
+"""
+
+
+def test_inside_a_container_that_forbids_rings_the_broker_gets_threads() -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", FORBIDDEN_BY_SECCOMP],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=Path(__file__).parents[2],
+    )
+    if child.returncode == 77:
+        pytest.skip("this machine lets nobody install a seccomp filter")
+    assert child.returncode == 0, child.stderr
+    reason, message, name = child.stdout.splitlines()
+    assert "seccomp" in reason
+    assert reason in message
+    assert name == "threads"
 
 
 # --- the ring ----------------------------------------------------------------------------------
