@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 ADDR ?= 127.0.0.1:9092
 DATA ?= data
 ARGS ?=
+BENCH ?= disk_write
 UNIT := $(wildcard tests/protocol tests/storage tests/broker) tests/test_tidy.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -35,8 +36,8 @@ fmt: $(VENV)/.dev ## format, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev ## measure this broker on this machine
-	$(BIN)/python -m bench $(ARGS)
+bench: $(VENV)/.dev ## measure: BENCH=<module of bench/>, by default a durable write of each disk backend
+	$(BIN)/python -m bench.$(BENCH) $(ARGS)
 
 clean: ## remove the environment and caches; data stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
