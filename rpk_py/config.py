@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -22,6 +22,7 @@ SHARDS_PER_HOST_MAX = 128  # node id = host_id * 128 + shard, so 127 is the last
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 LOG_FORMATS = ("auto", "console", "json")
 IO_BACKENDS = ("auto", "liburing", "threads")
+IoBackend: TypeAlias = Literal["auto", "liburing", "threads"]
 
 
 class ConfigError(Exception):
@@ -54,7 +55,7 @@ class Config:
     # Processes and cores.
     smp: int = 1  # shards, each a process pinned to a core
     overprovisioned: bool = False  # True: do not pin (tests, shared machines)
-    io_backend: str = "auto"  # auto | liburing | threads; a forced one never falls back
+    io_backend: IoBackend = "auto"  # auto | liburing | threads; a forced one never falls back
 
     # Logs.
     log_level: str = "info"
@@ -81,7 +82,7 @@ class Config:
     # Storage.
     cache_bytes: int = 64 * MIB  # per shard: record buffers kept for tail reads
     segment_bytes: int = 1 * GIB  # segment.bytes of a topic that does not set it
-    segment_preallocate_bytes: int = 16 * MIB  # fallocate step of an active segment
+    recycle_bytes: int = 1 * GIB  # retired segments kept per shard, to be overwritten
     checkpoint_bytes: int = 64 * MIB  # log bytes that a recovery scans at most after a crash
     write_caching: bool = False  # True: acknowledge from memory; loses data at a power cut
     flush_ms: int = 100  # with write caching: oldest unsynced batch, at most
@@ -163,7 +164,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("fetch_max_bytes", 1024, _INT32_MAX),
     ("cache_bytes", 0, _BYTES_MAX),
     ("segment_bytes", 16 * KIB, _BYTES_MAX),
-    ("segment_preallocate_bytes", 0, _BYTES_MAX),
+    ("recycle_bytes", 0, _BYTES_MAX),
     ("checkpoint_bytes", 4 * KIB, _BYTES_MAX),
     ("flush_ms", 1, _INT32_MAX),
     ("flush_bytes", 1, _BYTES_MAX),
@@ -212,7 +213,7 @@ def parse_setting(name: str, text: str) -> Any:
         return Path(text)
     if kind.endswith(" | None") and text == "":
         return None
-    if kind.startswith("str"):
+    if kind.startswith("str") or kind == "IoBackend":
         return text
     number = float if kind == "float" else int
     try:

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from kafka_protocol.api_key import ApiKey
 from kafka_protocol.errors import ErrorCode
 
 # Upper bounds in seconds: a consumer NVMe drive flushes in 0.5 to 5 ms, a cloud volume in tens.
@@ -141,16 +142,11 @@ class ShardMetrics:
         }
 
 
-def render(
-    shards: Mapping[int, Mapping[str, Any]],
-    broker: Mapping[str, float],
-    api_name: Callable[[int], str],
-) -> bytes:
+def render(shards: Mapping[int, Mapping[str, Any]], broker: Mapping[str, float]) -> bytes:
     """The exposition text of all shards.
 
-    shards    node id -> what that shard's `snapshot` returned
-    broker    values of the supervisor, by name without prefix
-    api_name  api key -> label value
+    shards  node id -> what that shard's `snapshot` returned
+    broker  values of the supervisor, by name without prefix
     """
     from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.core import (
@@ -165,7 +161,7 @@ def render(
             for name, value in broker.items():
                 yield GaugeMetricFamily(f"rpk_{name}", _BROKER_HELP[name], value=value)
             yield from self.shard_values()
-            yield self.by_label("rpk_requests", "Requests by API.", "requests", "api", api_name)
+            yield self.by_label("rpk_requests", "Requests by API.", "requests", "api", _api_name)
             yield self.by_label(
                 "rpk_errors", "Error codes sent to clients.", "errors", "error", _error_name
             )
@@ -222,6 +218,13 @@ _BROKER_HELP = {
     "uptime_seconds": "Time since the supervisor started.",
     "resident_memory_bytes": "Proportional memory of the supervisor and all shards.",
 }
+
+
+def _api_name(key: int) -> str:
+    try:
+        return ApiKey(key).name.title().replace("_", "")  # as in Kafka's guide: ListOffsets
+    except ValueError:
+        return str(key)
 
 
 def _error_name(code: int) -> str:

@@ -1,0 +1,169 @@
+"""Admin HTTP: GET /v1/status/ready and GET /metrics.
+
+Which process: supervisor.  HTTP/1.1 by h11 (sans-io) over asyncio streams; h11 is imported with
+the first request, to keep it out of the start.  Invariants: a connection that does not complete a
+request within admin_idle_s is closed; headers are bounded; no more than admin_connections_max
+connections are open; nothing here can change the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from rpk_py.config import Config
+from rpk_py.metadata.state import Json
+
+if TYPE_CHECKING:
+    import h11
+
+_JSON = "application/json"
+_READ_BYTES = 16 * 1024
+
+
+class AdminServer:
+    """Serves what `status` and `metrics` return.
+
+    status   (ready, JSON body)
+    metrics  Prometheus exposition text
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        status: Callable[[], tuple[bool, Json]],
+        metrics: Callable[[], Awaitable[bytes]],
+        log: Any,
+    ) -> None:
+        self._config = config
+        self._status = status
+        self._metrics = metrics
+        self._log = log
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.Task[None]] = set()
+
+    async def start(self, listener: socket.socket) -> None:
+        """Serve on a bound socket."""
+        self._server = await asyncio.start_server(self._serve, sock=listener)
+
+    async def close(self) -> None:
+        """Stop listening and close all connections."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._open:
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._open) >= self._config.admin_connections_max:
+            writer.close()
+            return
+        self._open.add(task)
+        try:
+            await _Connection(self, reader, writer).run()
+        except (ConnectionError, TimeoutError):
+            pass  # the client is gone, or idle
+        except asyncio.CancelledError:
+            pass  # the broker stops; asyncio's stream server would log it as an error
+        finally:
+            self._open.discard(task)
+            writer.close()
+
+    async def answer(self, method: str, target: str) -> tuple[int, str, bytes]:
+        """The reply to one request: (HTTP status, content type, body)."""
+        path = target.partition("?")[0]
+        if path not in ("/v1/status/ready", "/metrics"):
+            known = "GET /v1/status/ready, GET /metrics"
+            return 404, _JSON, _error(f"there is no {path} here, only: {known}")
+        if method != "GET":
+            return 405, _JSON, _error(f"{path} answers to GET only, not to {method}")
+        if path == "/metrics":
+            return 200, "text/plain; version=0.0.4; charset=utf-8", await self._metrics()
+        ready, body = self._status()
+        return (200 if ready else 503), _JSON, json.dumps(body).encode() + b"\n"
+
+    @property
+    def config(self) -> Config:
+        """Limits of a connection."""
+        return self._config
+
+    def failed(self, target: str) -> None:
+        """Log that answering a request raised; called while the exception is handled."""
+        self._log.exception("an admin request failed", target=target)
+
+
+class _Connection:
+    """One client: requests in, replies out, one after the other."""
+
+    def __init__(
+        self, server: AdminServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        import h11
+
+        self._h11 = h11
+        self._server = server
+        self._reader = reader
+        self._writer = writer
+        self._http = h11.Connection(
+            h11.SERVER, max_incomplete_event_size=server.config.admin_header_bytes_max
+        )
+
+    async def run(self) -> None:
+        h11 = self._h11
+        while True:
+            try:
+                async with asyncio.timeout(self._server.config.admin_idle_s):
+                    request = await self._read_request()
+            except h11.RemoteProtocolError as error:
+                if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                    await self._reply(error.error_status_hint, _JSON, _error(str(error)))
+                return
+            if request is None:
+                return
+            target = request.target.decode("ascii", "replace")
+            try:
+                answer = await self._server.answer(request.method.decode("ascii"), target)
+            except Exception:
+                self._server.failed(target)
+                answer = 500, _JSON, _error("the broker failed to answer; its log says why")
+            await self._reply(*answer)
+            if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+                return
+            self._http.start_next_cycle()
+
+    async def _read_request(self) -> h11.Request | None:
+        """The next request, its body skipped; None when the client is done."""
+        h11 = self._h11
+        request = None
+        while True:
+            event = self._http.next_event()
+            if event is h11.NEED_DATA:
+                if self._http.they_are_waiting_for_100_continue:
+                    return request  # nothing here takes a body: answer without asking for it
+                self._http.receive_data(await self._reader.read(_READ_BYTES))
+            elif isinstance(event, h11.Request):
+                request = event
+            elif isinstance(event, h11.EndOfMessage):
+                return request
+            elif isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
+                return None
+
+    async def _reply(self, status: int, content_type: str, body: bytes) -> None:
+        h11 = self._h11
+        headers = [("content-type", content_type), ("content-length", str(len(body)))]
+        if status == 405:
+            headers.append(("allow", "GET"))
+        head = self._http.send(h11.Response(status_code=status, headers=headers))
+        data = self._http.send(h11.Data(data=body))
+        end = self._http.send(h11.EndOfMessage())
+        self._writer.write((head or b"") + (data or b"") + (end or b""))
+        await self._writer.drain()
+
+
+def _error(text: str) -> bytes:
+    return json.dumps({"error": text}).encode() + b"\n"

@@ -1,0 +1,112 @@
+"""The data directory: created, checked for writing, and locked against a second broker.
+
+Which process: supervisor, before it forks; the lock's file descriptor is inherited by every
+shard, so the lock outlives a killed supervisor until its last shard, with its writes in flight,
+is gone.  Invariants: whoever holds the lock is the only broker that writes below the directory.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from rpk_py.startup_error import StartupError
+from storage.disk import fsync_dir, lock_exclusive
+from storage.errors import LockTimeout
+
+LOCK_NAME = ".lock"
+
+
+def prepare(path: Path) -> None:
+    """Create the directory where it is missing, durably, and check that it can be written.
+
+    Raises: StartupError
+    """
+    try:
+        missing = [parent for parent in (path, *path.parents) if not parent.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for directory in missing:
+            fsync_dir(directory.parent)
+    except OSError as error:
+        raise StartupError(
+            f"cannot create the data directory {path}: {error.strerror}"
+            " (choose another with --data-dir)"
+        ) from None
+    if not path.is_dir():
+        raise StartupError(f"the data directory {path} is not a directory")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise StartupError(
+            f"the data directory {path} is not writable for user {os.geteuid()}"
+            " (change its owner, or choose another with --data-dir)"
+        )
+
+
+def lock(path: Path, wait_s: float, on_wait: Callable[[str], None]) -> int:
+    """Take the data directory's lock and leave this process's id in it.
+
+    A live owner is an error at once.  An owner that just died may have shards and writes on
+    their way out, which keep the lock for a moment: that is waited for, at most `wait_s`.
+
+    Returns: the file descriptor that holds the lock; keep it open
+    Raises:  StartupError  naming the owner
+    """
+    file = path / LOCK_NAME
+    try:
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise StartupError(f"cannot open {file}: {error.strerror}") from None
+    try:
+        _take(fd, path, wait_s, on_wait)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()} {_start_time(os.getpid())}\n".encode(), 0)
+    except BaseException as error:
+        os.close(fd)
+        if isinstance(error, OSError):
+            text = f"cannot write {file}: {error.strerror}"
+            if error.errno == errno.ENOSPC:
+                text = f"the disk of the data directory {path} is full"
+            raise StartupError(text) from None
+        raise
+    return fd
+
+
+def _take(fd: int, path: Path, wait_s: float, on_wait: Callable[[str], None]) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    except BlockingIOError:
+        pass
+    pid, started = _owner(fd)
+    if pid and _start_time(pid) == started:
+        raise StartupError(
+            f"the data directory {path} is in use by another rpk-py, pid {pid}"
+            " (stop it, or choose another with --data-dir)"
+        )
+    try:
+        lock_exclusive(fd, wait_s, on_wait)
+    except LockTimeout:
+        raise StartupError(
+            f"the data directory {path} is still locked after {wait_s:g} s; its last owner was"
+            f" pid {pid or 'unknown'}, which is gone or in another container"
+        ) from None
+
+
+def _owner(fd: int) -> tuple[int, str]:
+    """The (pid, start time) that the lock's owner wrote; (0, "") if there is nothing usable."""
+    pid, _, started = os.pread(fd, 64, 0).decode("ascii", "replace").strip().partition(" ")
+    return (int(pid), started) if pid.isdigit() and started else (0, "")
+
+
+def _start_time(pid: int) -> str:
+    """When a process started, in clock ticks since boot: tells it from a later one of the same
+    id.  Empty for a process that does not exist or has already exited (a zombie)."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()  # the command name may hold blanks and brackets
+    state, started = fields[0], fields[19]
+    return "" if state in ("Z", "X") else started

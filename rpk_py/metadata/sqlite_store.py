@@ -1,0 +1,233 @@
+"""Cluster metadata in one SQLite file, `<data-dir>/metadata.db`.
+
+Which process: supervisor only, in the controller's commit thread; never in a shard.
+Invariants: rollback journal and synchronous=EXTRA, so a commit that returned survives a power
+cut; locking_mode=EXCLUSIVE, so no other process reads or writes beside us (a WAL shared between
+processes is known to corrupt on some mounts); every commit moves `revision` by exactly one.
+The connection is closed around every fork: SQLite must not be carried across one.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rpk_py.metadata.state import (
+    BrokerConfigsChanged,
+    Change,
+    ClusterState,
+    Delta,
+    PartitionsChanged,
+    PartitionState,
+    TopicConfigsChanged,
+    TopicCreated,
+    TopicDeleted,
+    TopicState,
+)
+from rpk_py.metadata.store import StoreError
+
+FORMAT_VERSION = 1  # PRAGMA user_version; raise it with a migration
+
+_SCHEMA = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE topics (topic_id BLOB PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
+    " configs TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE partitions (topic_id BLOB NOT NULL, idx INTEGER NOT NULL,"
+    " leader INTEGER NOT NULL, leader_epoch INTEGER NOT NULL, replicas TEXT NOT NULL,"
+    " isr TEXT NOT NULL, PRIMARY KEY (topic_id, idx)) WITHOUT ROWID",
+    "CREATE TABLE broker_configs (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+)
+_BUSY_S = 5.0  # another process may hold the file for a moment: a backup, or a shell
+
+
+class SqliteStore:
+    """A MetadataStore in one file; see the module for its guarantees.
+
+    path    the database file; its directory exists
+    host_id of this broker; a data directory belongs to one host id for life
+    new_id  16 random bytes that make a cluster id on first use
+    """
+
+    def __init__(self, path: Path, host_id: int, new_id: Callable[[], bytes]) -> None:
+        self._path = path
+        self._host_id = host_id
+        self._new_id = new_id
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """Connect, take the exclusive lock, create or check the format.  Raises StoreError."""
+        assert self._connection is None
+        try:
+            connection = sqlite3.connect(
+                self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+            )
+            self._connection = connection
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute("PRAGMA journal_mode=DELETE")
+            connection.execute("PRAGMA synchronous=EXTRA")
+            with self._transaction() as cursor:
+                (version,) = cursor.execute("PRAGMA user_version").fetchone()
+                if version == 0:
+                    self._create(cursor)
+                elif version != FORMAT_VERSION:
+                    raise StoreError(
+                        f"{self._path} has format {version}, this version of rpk-py reads format"
+                        f" {FORMAT_VERSION}: start a newer rpk-py on this data directory"
+                    )
+                self._check_host(cursor)
+        except StoreError:
+            self.close()
+            raise
+        except sqlite3.Error as error:
+            self.close()
+            raise StoreError(f"cannot open {self._path}: {error}") from error
+
+    def _create(self, cursor: sqlite3.Cursor) -> None:
+        for statement in _SCHEMA:
+            cursor.execute(statement)
+        cluster_id = base64.urlsafe_b64encode(self._new_id()).decode().rstrip("=")
+        cursor.executemany(
+            "INSERT INTO meta VALUES (?, ?)",
+            [
+                ("cluster_id", cluster_id),
+                ("host_id", str(self._host_id)),
+                ("revision", "0"),
+                ("next_producer_id", "0"),
+            ],
+        )
+        cursor.execute(f"PRAGMA user_version={FORMAT_VERSION}")
+
+    def _check_host(self, cursor: sqlite3.Cursor) -> None:
+        stored = int(_meta(cursor, "host_id"))
+        if stored != self._host_id:
+            raise StoreError(
+                f"the data directory belongs to host_id {stored}, but host_id is {self._host_id}:"
+                f" set host_id to {stored}"
+            )
+
+    def close(self) -> None:
+        """Disconnect and release the lock; does nothing when closed."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def load(self) -> ClusterState:
+        """The state as of the last commit; without nodes.  Raises StoreError."""
+        try:
+            with self._transaction() as cursor:
+                state = ClusterState(int(_meta(cursor, "revision")), _meta(cursor, "cluster_id"))
+                rows = cursor.execute("SELECT topic_id, name, configs FROM topics ORDER BY name")
+                for topic_id, name, configs in rows.fetchall():
+                    state.add_topic(TopicState(name, topic_id, [], json.loads(configs)))
+                rows = cursor.execute("SELECT * FROM partitions ORDER BY topic_id, idx")
+                for topic_id, index, leader, leader_epoch, replicas, isr in rows:
+                    partitions = state.topics_by_id[topic_id].partitions
+                    assert index == len(partitions)
+                    partitions.append(
+                        PartitionState(
+                            index, leader, leader_epoch, json.loads(replicas), json.loads(isr)
+                        )
+                    )
+                rows = cursor.execute("SELECT name, value FROM broker_configs")
+                state.broker_configs = dict(rows.fetchall())
+                return state
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read {self._path}: {error}") from error
+
+    def commit(self, delta: Delta) -> None:
+        """Persist one delta, durably; see MetadataStore."""
+        try:
+            with self._transaction() as cursor:
+                revision = int(_meta(cursor, "revision"))
+                if delta.revision != revision + 1:
+                    raise StoreError(
+                        f"{self._path} is at revision {revision}, not below {delta.revision}"
+                    )
+                for change in delta.changes:
+                    _store_change(cursor, change)
+                _set_meta(cursor, "revision", str(delta.revision))
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot write {self._path}: {error}") from error
+
+    def allocate_producer_ids(self, count: int) -> int:
+        """The first of a fresh block of producer ids, durably; see MetadataStore."""
+        try:
+            with self._transaction() as cursor:
+                first = int(_meta(cursor, "next_producer_id"))
+                _set_meta(cursor, "next_producer_id", str(first + count))
+                return first
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot write {self._path}: {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Cursor]:
+        assert self._connection is not None
+        cursor = self._connection.cursor()
+        cursor.execute("BEGIN EXCLUSIVE")
+        try:
+            yield cursor
+            cursor.execute("COMMIT")
+        except BaseException:
+            # After an I/O error SQLite may have rolled back by itself already.
+            if self._connection.in_transaction:
+                cursor.execute("ROLLBACK")
+            raise
+
+
+def _meta(cursor: sqlite3.Cursor, key: str) -> str:
+    row = cursor.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError(f"no {key} in it, so this is not a metadata file of rpk-py")
+    value: str = row[0]
+    return value
+
+
+def _set_meta(cursor: sqlite3.Cursor, key: str, value: str) -> None:
+    cursor.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
+
+
+def _store_change(cursor: sqlite3.Cursor, change: Change) -> None:
+    if isinstance(change, TopicCreated):
+        topic = change.topic
+        cursor.execute(
+            "INSERT INTO topics VALUES (?, ?, ?)",
+            (topic.topic_id, topic.name, json.dumps(topic.configs)),
+        )
+        _store_partitions(cursor, topic.topic_id, topic.partitions)
+    elif isinstance(change, TopicDeleted):
+        cursor.execute("DELETE FROM partitions WHERE topic_id = ?", (change.topic_id,))
+        cursor.execute("DELETE FROM topics WHERE topic_id = ?", (change.topic_id,))
+    elif isinstance(change, PartitionsChanged):
+        _store_partitions(cursor, change.topic_id, list(change.partitions))
+    elif isinstance(change, TopicConfigsChanged):
+        cursor.execute(
+            "UPDATE topics SET configs = ? WHERE topic_id = ?",
+            (json.dumps(dict(change.configs)), change.topic_id),
+        )
+    elif isinstance(change, BrokerConfigsChanged):
+        cursor.execute("DELETE FROM broker_configs")
+        cursor.executemany("INSERT INTO broker_configs VALUES (?, ?)", change.configs.items())
+    # NodesChanged is not stored: which shards live is known anew at every start.
+
+
+def _store_partitions(
+    cursor: sqlite3.Cursor, topic_id: bytes, partitions: list[PartitionState]
+) -> None:
+    cursor.executemany(
+        "INSERT OR REPLACE INTO partitions VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (
+                topic_id,
+                partition.index,
+                partition.leader,
+                partition.leader_epoch,
+                json.dumps(partition.replicas),
+                json.dumps(partition.isr),
+            )
+            for partition in partitions
+        ],
+    )

@@ -1,0 +1,152 @@
+"""The supervisor's end of one shard: its process, its state, and its control channel.
+
+Which process: supervisor.  Invariants: `send` never blocks and its queue is bounded: deltas for a
+shard that does not keep up are dropped and replaced by one snapshot, built when there is room;
+`pid` is set exactly while the process was not reaped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from rpk_py.config import Config
+from rpk_py.metadata import channel
+from rpk_py.metadata.state import Json
+
+STARTING = "starting"  # forked; imports, opens its loop
+RECOVERING = "recovering"  # has the metadata; opens and checks its partitions
+READY = "ready"  # serves
+DEAD = "dead"  # waits to be started again
+
+
+class ShardLink:
+    """One shard as the supervisor sees it; implements the controller's ShardLink."""
+
+    def __init__(
+        self,
+        index: int,
+        listener: socket.socket,
+        core: int | None,
+        config: Config,
+        snapshot: Callable[[], Json],
+    ) -> None:
+        self.index = index
+        self.node_id = config.node_id(index)
+        self.listener = listener
+        self.core = core
+        self.pid: int | None = None
+        self.state = STARTING
+        self.info: dict[str, Any] = {}  # what the shard said with "ready"
+        self.restarts = 0
+        self.backoff_s = config.restart_backoff_s
+        self.ready_since_s: float | None = None  # loop time
+        self.requests_open = 0
+        self._config = config
+        self._snapshot = snapshot
+        self._queue: deque[Json] = deque()
+        self._snapshot_due = False
+        self._wake = asyncio.Event()
+        self._writer: asyncio.StreamWriter | None = None
+        self._metrics: dict[int, asyncio.Future[Json]] = {}
+        self._next_metrics_id = 1
+
+    async def run(self, control: socket.socket, on_message: Callable[[Json], Any]) -> None:
+        """Serve one life of the shard's control channel; returns at its end.
+
+        on_message  called with each message, in order; awaited
+        Raises:     ChannelError  the shard sent nonsense
+        """
+        reader, writer = await asyncio.open_unix_connection(sock=control)
+        self._writer = writer
+        sender = asyncio.ensure_future(self._send_queued(writer))
+        try:
+            while True:
+                message = await channel.read_message(reader, self._config.control_frame_bytes_max)
+                if message is None:
+                    return
+                await on_message(message)
+        finally:
+            sender.cancel()
+            await asyncio.wait([sender])
+            writer.close()
+            self._writer = None
+            self._queue.clear()
+            self._snapshot_due = False
+            for future in self._metrics.values():
+                future.cancel()
+
+    def send(self, message: Json) -> None:
+        """Queue one message; lost if the shard dies before, which its next snapshot makes good."""
+        if message["type"] == "delta":
+            if self._snapshot_due:
+                return  # the snapshot will hold it
+            if len(self._queue) >= self._config.control_queue_max:
+                kept = [m for m in self._queue if m["type"] not in ("delta", "snapshot")]
+                self._queue = deque(kept)
+                self._snapshot_due = True
+                self._wake.set()
+                return
+        self._queue.append(message)
+        self._wake.set()
+
+    async def _send_queued(self, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._queue or self._snapshot_due:
+                    if self._queue:
+                        message = self._queue.popleft()
+                    else:
+                        self._snapshot_due = False
+                        message = {"type": "snapshot", "state": self._snapshot()}
+                    writer.write(channel.encode_message(message))
+                    await writer.drain()
+        except ConnectionError:
+            return  # the shard died; the supervisor sees it by its exit
+
+    async def fetch_metrics(self) -> Json | None:
+        """The shard's counters, or None if it does not answer in time."""
+        request_id = self._next_metrics_id
+        self._next_metrics_id += 1
+        future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
+        self._metrics[request_id] = future
+        self.send({"type": "metrics_request", "id": request_id})
+        try:
+            done, _ = await asyncio.wait([future], timeout=self._config.metrics_timeout_s)
+            return future.result() if done and not future.cancelled() else None
+        finally:
+            del self._metrics[request_id]
+
+    def metrics_arrived(self, message: Json) -> None:
+        """Hand a metrics message to whoever asked for it."""
+        future = self._metrics.get(message["id"])
+        if future is not None and not future.done():
+            future.set_result(message["values"])
+
+    def kill(self) -> None:
+        """End the process at once, if there is one."""
+        if self.pid is not None:
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # reaped by someone else; the supervisor will notice
+
+    def reap(self) -> int | None:
+        """The exit code if the process has ended (negative: by that signal), else None."""
+        if self.pid is None:
+            return None
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            pid, status = self.pid, 0
+        if pid == 0:
+            return None
+        self.pid = None
+        return os.waitstatus_to_exitcode(status)

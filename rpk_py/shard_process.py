@@ -1,0 +1,109 @@
+"""Forking a shard, and what the child does before its own code runs.
+
+Which process: `fork_shard` runs in the supervisor at a moment without threads, without an open
+database and, at start, without a loop; the child then drops everything that belongs to the
+supervisor.  Invariants: a shard never outlives its supervisor (PR_SET_PDEATHSIG); it holds no
+file descriptor but its listener, its control socket, the data directory's lock and the standard
+ones; it ends with os._exit, so no clean-up of the supervisor's objects runs twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from rpk_py.config import Config
+
+# The shard cannot run at all with this configuration: the broker stops instead of restarting it.
+FATAL_EXIT = 78
+CRASH_EXIT = 70
+_PR_SET_PDEATHSIG = 1
+
+# run(config, shard_index, node_id, listener, control) -> exit code
+ShardEntry: TypeAlias = Callable[[Config, int, int, socket.socket, socket.socket], int]
+
+
+def fork_shard(
+    entry: ShardEntry,
+    config: Config,
+    shard_index: int,
+    listener: socket.socket,
+    lock_fd: int,
+    core: int | None,
+    log: Any,
+) -> tuple[int, socket.socket]:
+    """Start one shard process.
+
+    Returns: (pid, the supervisor's end of the control socketpair)
+    Raises:  OSError  the process could not be created
+    """
+    assert threading.active_count() == 1
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    supervisor_pid = os.getpid()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        pid = os.fork()
+    except OSError:
+        ours.close()
+        theirs.close()
+        raise
+    if pid:
+        theirs.close()
+        ours.setblocking(False)
+        return pid, ours
+    code = CRASH_EXIT
+    try:
+        _leave_supervisor(supervisor_pid, [listener.fileno(), theirs.fileno(), lock_fd], core)
+        code = entry(config, shard_index, config.node_id(shard_index), listener, theirs)
+    except BaseException:
+        log.exception("a shard failed", node_id=config.node_id(shard_index))
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+def _leave_supervisor(supervisor_pid: int, keep: list[int], core: int | None) -> None:
+    _die_with_parent(supervisor_pid)
+    # Both are the supervisor's to act on: a terminal's Ctrl-C and an init system that signals
+    # the whole group reach the shards too, and would cut short the graceful stop.
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # A restarted shard is forked inside a callback of the supervisor's loop, which is not ours.
+    asyncio._set_running_loop(None)
+    asyncio.set_event_loop(None)
+    _close_others({0, 1, 2, *keep})
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+
+
+def _die_with_parent(supervisor_pid: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != supervisor_pid:
+        os._exit(0)  # it died before the prctl; nobody is left to serve for
+
+
+def _close_others(keep: set[int]) -> None:
+    """Close every descriptor that is not ours: other shards' listeners and control sockets, the
+    supervisor's loop.  At the level of the system: their Python objects stay, unused."""
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        if fd not in keep:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the descriptor of the listing itself

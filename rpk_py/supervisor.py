@@ -1,0 +1,491 @@
+"""The supervisor: starts the shards, restarts those that die, hosts the controller and admin HTTP.
+
+Which process: this one, a plain asyncio process that never touches a record.
+Start: lock the data directory, probe the disk backend, bind every port, commit the leader epochs,
+fork the shards (before any loop or thread exists), and only then run a loop.
+Invariants: shards serve only after their leader epochs are committed; a fork happens only while
+the controller is quiesced; a shard never outlives this process; SIGTERM and SIGINT stop
+gracefully, a second one at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kafka_protocol.errors import ErrorCode
+from rpk_py import cores, data_dir, listeners, shard_link
+from rpk_py.admin import AdminServer
+from rpk_py.config import Config
+from rpk_py.log_setup import make_logger
+from rpk_py.metadata.channel import ChannelError
+from rpk_py.metadata.controller import Controller, take_leadership_blocking
+from rpk_py.metadata.sqlite_store import SqliteStore
+from rpk_py.metadata.state import ClusterState, Json, NodeState, encode_state
+from rpk_py.metadata.store import StoreError
+from rpk_py.shard_link import ShardLink
+from rpk_py.shard_process import FATAL_EXIT, ShardEntry, fork_shard
+from rpk_py.startup_error import StartupError
+from storage.backend import probe_liburing
+from storage.disk import write_file_atomic
+
+METADATA_FILE = "metadata.db"
+STATUS_FILE = "broker.json"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerInfo:
+    """What a broker that is ready says about itself (banner, broker.json, status)."""
+
+    pid: int
+    data_dir: Path
+    kafka: list[str]  # HOST:PORT of each shard's listener
+    admin: str
+    shard_pids: list[int]
+    disk: str  # backend and whether it bypasses the page cache, in the shard's words
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """Everything that is acquired before the first fork."""
+
+    config: Config
+    state: ClusterState
+    store: SqliteStore
+    kafka: list[socket.socket]
+    admin: socket.socket
+    lock_fd: int
+    cores: list[int | None]
+    core_fds: list[int]
+
+
+def run(config: Config, entry: ShardEntry, on_ready: Callable[[BrokerInfo], None]) -> int:
+    """Run a broker until it is stopped.
+
+    entry     runs in each forked shard
+    on_ready  called once, when all shards serve for the first time
+    Returns:  the exit code
+    Raises:   StartupError  nothing was started; the message is for the operator
+    """
+    if not __debug__:
+        raise StartupError("rpk-py checks its invariants with assert: start it without python -O")
+    log = make_logger(config)
+    _raise_file_limit()
+    prepared = _prepare(config, log)
+    supervisor = Supervisor(prepared, entry, on_ready, log)
+    supervisor.fork_all()
+    return asyncio.run(supervisor.serve())
+
+
+def _raise_file_limit() -> None:
+    """Take all file descriptors that the system allows: a segment and a connection cost one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _prepare(config: Config, log: Any) -> _Prepared:
+    data_dir.prepare(config.data_dir)
+    lock_fd = data_dir.lock(config.data_dir, config.lock_wait_s, log.warning)
+    (config.data_dir / STATUS_FILE).unlink(missing_ok=True)
+    config = _probe_disk(config, log)
+    kafka = listeners.bind_shards(config)
+    admin = listeners.bind(
+        config.admin_host, config.admin_port, config.admin_connections_max, "--admin-addr"
+    )
+    store = SqliteStore(config.data_dir / METADATA_FILE, config.host_id, _random_id)
+    try:
+        store.open()
+        state = store.load()
+        state.nodes = {node.node_id: node for node in _nodes(config, kafka)}
+        take_leadership_blocking(store, state, config.node_ids)
+    except StoreError as error:
+        raise StartupError(str(error)) from None
+    store.close()
+    claimed, core_fds = cores.claim(config, log.warning)
+    return _Prepared(config, state, store, kafka, admin, lock_fd, claimed, core_fds)
+
+
+def _random_id() -> bytes:
+    return os.urandom(16)
+
+
+def _probe_disk(config: Config, log: Any) -> Config:
+    """Settle "auto" once for all shards, in a forked child where a wrong build may die."""
+    if config.io_backend == "threads":
+        return config
+    reason = probe_liburing()
+    if reason is None:
+        return config
+    if config.io_backend == "liburing":
+        raise StartupError(f"--io-backend liburing was asked for, but {reason}")
+    log.warning("io_uring is not used: disk I/O runs in threads", reason=reason)
+    return dataclasses.replace(config, io_backend="threads")
+
+
+def _nodes(config: Config, kafka: list[socket.socket]) -> list[NodeState]:
+    nodes = []
+    for index, listener in enumerate(kafka):
+        port = listener.getsockname()[1]
+        if config.advertise_port is not None:
+            port = config.advertise_port + index
+        host = config.advertise_host
+        nodes.append(NodeState(config.node_id(index), host, port, socket.gethostname()))
+    return nodes
+
+
+class Supervisor:
+    """See the module.  Built before the fork, `serve` runs in the loop after it."""
+
+    def __init__(
+        self,
+        prepared: _Prepared,
+        entry: ShardEntry,
+        on_ready: Callable[[BrokerInfo], None],
+        log: Any,
+    ) -> None:
+        self._config = prepared.config
+        self._prepared = prepared  # keeps sockets and locks open, also in forked children
+        self._state = prepared.state
+        self._entry = entry
+        self._on_ready = on_ready
+        self._log = log
+        self._shards = [
+            ShardLink(index, listener, core, self._config, self._snapshot)
+            for index, (listener, core) in enumerate(
+                zip(prepared.kafka, prepared.cores, strict=True)
+            )
+        ]
+        self._controls: dict[int, socket.socket] = {}  # of shards forked before the loop ran
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stop_wanted = asyncio.Event()
+        self._all_dead = asyncio.Event()
+        self._exit_code = 0
+        self._announced = False
+        self._started_s = time.monotonic()
+        self._controller: Controller
+        self._admin: AdminServer
+
+    def fork_all(self) -> None:
+        """Start all shards; before any loop or thread exists."""
+        gc.freeze()  # shared memory stays shared: the shards' collectors do not touch it
+        for shard in self._shards:
+            self._controls[shard.index] = self._fork(shard)
+
+    def _fork(self, shard: ShardLink) -> socket.socket:
+        pid, control = fork_shard(
+            self._entry,
+            self._config,
+            shard.index,
+            shard.listener,
+            self._prepared.lock_fd,
+            shard.core,
+            self._log,
+        )
+        shard.pid = pid
+        shard.state = shard_link.STARTING
+        self._all_dead.clear()
+        return control
+
+    async def serve(self) -> int:
+        """Supervise until a signal or a fatal error; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        self._prepared.store.open()
+        self._controller = Controller(
+            self._config, self._state, self._prepared.store, _random_id, self._log
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_stop_signal, number)
+        loop.add_signal_handler(signal.SIGCHLD, self._reap)
+        self._admin = AdminServer(self._config, self.status, self.metrics, self._log)
+        await self._admin.start(self._prepared.admin)
+        for shard in self._shards:
+            self._spawn(self._serve_shard(shard, self._controls.pop(shard.index)))
+        self._reap()  # those that died before the handler stood
+        await self._stop_wanted.wait()
+        await self._stop()
+        return self._exit_code
+
+    # The life of a shard.
+
+    async def _serve_shard(self, shard: ShardLink, control: socket.socket) -> None:
+        async def on_message(message: Json) -> None:
+            await self._on_message(shard, message)
+
+        pid = shard.pid
+        try:
+            await shard.run(control, on_message)
+        except (ChannelError, ValueError, KeyError) as error:
+            self._log.error("a shard broke the control channel", reason=repr(error))
+        if not self._stop_wanted.is_set() and shard.pid == pid:
+            # A shard without its channel cannot be commanded any more, so it must not serve.
+            shard.kill()
+
+    async def _on_message(self, shard: ShardLink, message: Json) -> None:
+        kind = message["type"]
+        if kind == "request":
+            if shard.requests_open >= self._config.control_requests_max:
+                shard.send(_reply(message, _refusal(ErrorCode.REQUEST_TIMED_OUT, "Too busy.")))
+            else:
+                self._spawn(self._answer(shard, message))
+        elif kind == "applied":
+            await self._controller.acknowledge(shard.node_id, message["revision"])
+        elif kind == "hello":
+            shard.state = shard_link.RECOVERING
+            self._controller.attach(shard.node_id, shard)
+        elif kind == "snapshot_request":
+            self._controller.send_snapshot(shard.node_id)
+        elif kind == "metrics":
+            shard.metrics_arrived(message)
+        elif kind == "ready":
+            shard.state = shard_link.READY
+            shard.info = message["info"]
+            shard.ready_since_s = asyncio.get_running_loop().time()
+            self._log.info("a shard is ready", node_id=shard.node_id, pid=shard.pid)
+            await self._announce()
+        else:
+            raise ChannelError(f"unknown message {kind}")
+
+    async def _answer(self, shard: ShardLink, message: Json) -> None:
+        pid = shard.pid
+        shard.requests_open += 1
+        try:
+            answer = await self._controller.handle(message)
+        except Exception:
+            self._log.exception("a metadata request failed", op=message.get("op"))
+            text = "The controller failed; its log says why."
+            answer = _refusal(ErrorCode.UNKNOWN_SERVER_ERROR, text)
+        finally:
+            shard.requests_open -= 1
+        if shard.pid == pid:  # not a successor, whose request ids are its own
+            shard.send(_reply(message, answer))
+
+    async def _announce(self) -> None:
+        """Once all shards serve: broker.json, and the first time the banner."""
+        if self._stop_wanted.is_set() or not self._ready():
+            return
+        info = self._info()
+        status = {
+            "pid": info.pid,
+            "kafka_addr": info.kafka[0],
+            "kafka_addrs": info.kafka,
+            "admin_addr": info.admin,
+            "shards": info.shard_pids,
+        }
+        data = json.dumps(status).encode()
+        try:
+            write_file_atomic(self._config.data_dir / STATUS_FILE, data)
+        except OSError as error:
+            self._log.warning("cannot write broker.json", reason=str(error))
+        if not self._announced:
+            self._announced = True
+            self._on_ready(info)
+
+    def _reap(self) -> None:
+        for shard in self._shards:
+            code = shard.reap()
+            if code is None:
+                continue
+            shard.state = shard_link.DEAD
+            if self._stop_wanted.is_set():
+                self._log.debug("a shard ended", node_id=shard.node_id, code=code)
+                if code:
+                    self._exit_code = self._exit_code or 1
+            elif code == FATAL_EXIT:
+                self._log.error("a shard cannot run", node_id=shard.node_id)
+                self._fail()
+            else:
+                self._spawn(self._restart(shard, code))
+        if all(shard.pid is None for shard in self._shards):
+            self._all_dead.set()
+
+    async def _restart(self, shard: ShardLink, code: int) -> None:
+        """Bring a dead shard back: after a delay, with new leader epochs, from a new fork."""
+        now_s = asyncio.get_running_loop().time()
+        lived = shard.ready_since_s is not None
+        if lived and now_s - (shard.ready_since_s or 0) > self._config.restart_backoff_s_max:
+            shard.backoff_s = self._config.restart_backoff_s
+        shard.ready_since_s = None
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        self._log.error(
+            "a shard died and is started again",
+            node_id=shard.node_id,
+            ended_by=how,
+            delay_s=shard.backoff_s,
+        )
+        await self._controller.detach(shard.node_id)
+        while True:
+            delay_s = shard.backoff_s
+            shard.backoff_s = min(delay_s * 2, self._config.restart_backoff_s_max)
+            await asyncio.sleep(delay_s)
+            try:
+                await self._controller.take_leadership(shard.node_id)
+                control = await self._fork_again(shard)
+                break
+            except (StoreError, OSError) as error:
+                self._log.error("a shard cannot be started yet", reason=str(error))
+        shard.restarts += 1
+        self._spawn(self._serve_shard(shard, control))
+
+    async def _fork_again(self, shard: ShardLink) -> socket.socket:
+        """Fork while nothing but this thread exists.
+
+        From a plain callback of the loop and not from this task, because the child runs a loop
+        of its own and must not find itself inside a task of ours.
+        """
+        loop = asyncio.get_running_loop()
+        forked: asyncio.Future[socket.socket] = loop.create_future()
+
+        def fork() -> None:
+            try:
+                if self._stop_wanted.is_set():
+                    raise OSError("the broker stops")
+                forked.set_result(self._fork(shard))
+            except OSError as error:
+                forked.set_exception(error)
+
+        async with self._controller.quiesced():
+            loop.call_soon(fork)
+            return await forked
+
+    # The end.
+
+    def _on_stop_signal(self, number: int) -> None:
+        if self._stop_wanted.is_set():
+            self._log.warning("stopping at once", signal=signal.Signals(number).name)
+            self._exit_code = 1
+            for shard in self._shards:
+                shard.kill()
+        else:
+            self._log.info("stopping", signal=signal.Signals(number).name)
+            self._stop_wanted.set()
+
+    def _fail(self) -> None:
+        self._exit_code = 1
+        self._stop_wanted.set()
+
+    async def _stop(self) -> None:
+        """Let the shards finish what is in flight, then leave nothing behind."""
+        for shard in self._shards:
+            shard.listener.close()  # the shard closes its own copy: clients are refused from now
+            shard.send({"type": "stop"})
+        self._reap()
+        try:
+            async with asyncio.timeout(self._config.shutdown_timeout_s):
+                await self._all_dead.wait()
+        except TimeoutError:
+            self._log.error(
+                "shards are killed: they did not stop in time",
+                timeout_s=self._config.shutdown_timeout_s,
+            )
+            for shard in self._shards:
+                shard.kill()
+            await self._all_dead.wait()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._admin.close()
+        await self._controller.close()
+        (self._config.data_dir / STATUS_FILE).unlink(missing_ok=True)
+        self._log.info("stopped")
+
+    # What others see.
+
+    def _snapshot(self) -> Json:
+        return encode_state(self._state)
+
+    def _ready(self) -> bool:
+        return all(shard.state == shard_link.READY for shard in self._shards)
+
+    def _info(self) -> BrokerInfo:
+        return BrokerInfo(
+            pid=os.getpid(),
+            data_dir=self._config.data_dir,
+            kafka=[listeners.address_of(listener) for listener in self._prepared.kafka],
+            admin=listeners.address_of(self._prepared.admin),
+            shard_pids=[shard.pid for shard in self._shards if shard.pid is not None],
+            disk=_disk_words(self._shards[0].info, self._config),
+        )
+
+    def status(self) -> tuple[bool, Json]:
+        """(ready, body) for GET /v1/status/ready."""
+        if self._stop_wanted.is_set():
+            return False, {"status": "stopping"}
+        shards = [
+            {
+                "node_id": shard.node_id,
+                "status": shard.state,
+                "pid": shard.pid,
+                "restarts": shard.restarts,
+                **shard.info,
+            }
+            for shard in self._shards
+        ]
+        info = self._info()
+        where = {"kafka": info.kafka, "admin": info.admin, "pid": info.pid, "shards": shards}
+        if self._ready():
+            return True, {"status": "ready", **where}
+        starting = any(shard.state == shard_link.STARTING for shard in self._shards)
+        return False, {"status": "starting" if starting else "recovering", **where}
+
+    async def metrics(self) -> bytes:
+        """The body for GET /metrics: all shards that answer in time."""
+        from rpk_py import metrics
+
+        live = [shard for shard in self._shards if shard.state == shard_link.READY]
+        answers = await asyncio.gather(*(shard.fetch_metrics() for shard in live))
+        shots = {
+            shard.node_id: answer
+            for shard, answer in zip(live, answers, strict=True)
+            if answer is not None
+        }
+        pids = [shard.pid for shard in self._shards if shard.pid is not None]
+        broker = {
+            "up": float(self._ready()),
+            "shards": len(self._shards),
+            "shards_ready": len(live),
+            "shard_restarts": sum(shard.restarts for shard in self._shards),
+            "topics": len(self._state.topics),
+            "metadata_revision": self._state.revision,
+            "uptime_seconds": time.monotonic() - self._started_s,
+            "resident_memory_bytes": metrics.proportional_memory_bytes([os.getpid(), *pids]),
+        }
+        return metrics.render(shots, broker)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._log.error("the supervisor failed", exc_info=task.exception())
+            self._fail()
+
+
+def _disk_words(info: Json, config: Config) -> str:
+    words = str(info.get("backend", config.io_backend))
+    if "direct" in info:
+        words += (
+            ", Direct I/O" if info["direct"] else ", buffered: no Direct I/O on this file system"
+        )
+    return words
+
+
+def _reply(request: Json, answer: Json) -> Json:
+    return {"type": "reply", "id": request["id"], **answer}
+
+
+def _refusal(code: ErrorCode, text: str) -> Json:
+    return {"error_code": int(code), "error_message": text}
