@@ -9,17 +9,22 @@ from __future__ import annotations
 import asyncio
 import inspect
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kafka_protocol.errors import ErrorCode
 from kafka_protocol.frame import decode_request, decode_response, encode_request, encode_response
+from rpk_py.config import Config
 from rpk_py.metadata.requests import DeleteResult, TopicResult, TopicSpec
 from rpk_py.metadata.state import ClusterState, NodeState, PartitionState, TopicState
+from rpk_py.metadata.topic_plan import plan_create_topics, plan_delete_topics
+from rpk_py.partition_table import PartitionTable
 from rpk_py.producer_ids import ProducerIds
 from storage.errors import DiskFailed
 
 CLUSTER_ID = "c2hhcmQtb2YtYS1icm9rZX"
 LOCAL_HOST = "192.0.2.7"  # the address that the client connected to
+NEW_TOPIC_ID = bytes(range(16))
 
 
 class FakeLog:
@@ -97,17 +102,18 @@ class FakePartitions:
     def get(self, topic: str, index: int) -> FakePartition | None:
         return self.by_name.get((topic, index))
 
+    why_missing = PartitionTable.why_missing
+
 
 class FakeMetadata:
-    """A shard's replica of the metadata; requests are recorded and answered as told."""
+    """A shard's replica of the metadata; its controller answers by the real rules at once."""
 
-    def __init__(self, node_id: int) -> None:
+    def __init__(self, node_id: int, config: Config) -> None:
         self.node_id = node_id
+        self.config = config
         self.state = ClusterState(revision=1, cluster_id=CLUSTER_ID)
         self.auto_created: list[str] = []
         self.requests: list[tuple[Any, ...]] = []
-        self.create_results: dict[str, TopicResult] = {}
-        self.delete_errors: dict[str | bytes | None, ErrorCode] = {}
         self.blocks: list[tuple[int, int]] = []
 
     def auto_create(self, name: str) -> None:
@@ -118,36 +124,20 @@ class FakeMetadata:
     ) -> list[TopicResult]:
         self.requests.append((specs, timeout_ms, validate_only))
         await asyncio.sleep(0)
-        return [self.create_results.get(spec.name, TopicResult(spec.name)) for spec in specs]
+        return plan_create_topics(self.state, specs, self.config, lambda: NEW_TOPIC_ID)[0]
 
     async def delete_topics(
         self, topics: list[tuple[str | None, bytes | None]], timeout_ms: int
     ) -> list[DeleteResult]:
         self.requests.append((topics, timeout_ms))
         await asyncio.sleep(0)
-        return [self._deleted(name, topic_id) for name, topic_id in topics]
-
-    def _deleted(self, name: str | None, topic_id: bytes | None) -> DeleteResult:
-        if topic_id is not None:
-            topic = self.state.topics_by_id.get(topic_id)
-            unknown = ErrorCode.UNKNOWN_TOPIC_ID
-        else:
-            topic = self.state.topics.get(name or "")
-            unknown = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-        if topic is None:
-            return DeleteResult(name, topic_id or bytes(16), unknown, "There is no such topic.")
-        return DeleteResult(topic.name, topic.topic_id, ErrorCode.NONE, None)
+        return plan_delete_topics(self.state, topics)[0]
 
     async def allocate_producer_ids(self) -> tuple[int, int]:
         await asyncio.sleep(0)
         if not self.blocks:
             raise TimeoutError("no block")
         return self.blocks.pop(0)
-
-
-@dataclass
-class FakeConfig:
-    auto_create_topics: bool = True
 
 
 class FakeLogger:
@@ -163,10 +153,11 @@ class FakeLogger:
 class FakeBroker:
     """Node 1 of two, without topics."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
+        config = Config(data_dir=Path("/nonexistent"), **settings)
         self.node_id = 1
-        self.config = FakeConfig()
-        self.metadata = FakeMetadata(self.node_id)
+        self.config = config
+        self.metadata = FakeMetadata(self.node_id, config)
         self.partitions = FakePartitions()
         self.producer_ids = ProducerIds(self.metadata)
         self.log = FakeLogger()
