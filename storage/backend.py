@@ -16,13 +16,12 @@ import os
 import resource
 import signal
 from collections.abc import Callable
-from typing import Literal
 
 from storage.disk import Disk
 from storage.errors import DiskUnavailable
 from storage.threaded import ThreadedDisk
 
-Backend = Literal["auto", "liburing", "threads"]
+BACKENDS = ("auto", "liburing", "threads")  # what a configuration may name
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _SYS_IO_URING_SETUP = 425  # the same number on every architecture with Python wheels
@@ -34,7 +33,7 @@ _COST = (
 
 
 def open_disk(
-    backend: Backend, loop: asyncio.AbstractEventLoop, on_message: Callable[[str], None]
+    backend: str, loop: asyncio.AbstractEventLoop, on_message: Callable[[str], None]
 ) -> Disk:
     """The shard's disk. "auto" takes the best that works and tells `on_message` what it lost.
 
@@ -42,8 +41,8 @@ def open_disk(
     """
     if backend == "threads":
         return ThreadedDisk(loop)
-    if backend not in ("auto", "liburing"):
-        raise DiskUnavailable(f"unknown disk backend {backend!r}: use auto, liburing or threads")
+    if backend not in BACKENDS:
+        raise DiskUnavailable(f"unknown disk backend {backend!r}: use one of {BACKENDS}")
     reason = _why_not_liburing()
     if reason is None:
         from storage.uring import UringDisk
@@ -61,7 +60,11 @@ def open_disk(
 
 
 def probe_liburing() -> str | None:
-    """Why liburing cannot be used here, or None if it can. Forks: call it before any thread."""
+    """Why liburing cannot be used here, as the middle of a sentence, or None if it can.
+
+    Forks a child for the trial, so call it before any thread exists; it takes about 50 ms. If all
+    is well, liburing is imported on return.
+    """
     reason = _why_not_liburing(import_it=False)
     if reason is not None:
         return reason
@@ -76,7 +79,11 @@ def probe_liburing() -> str | None:
             f"the installed liburing dies of {name} on this processor; install the release that "
             "pyproject.toml pins (pip install 'rpk-py[uring]')"
         )
-    return _why_not_liburing() if code else None
+    # The import that the trial has shown to be safe: shards forked from here share it.
+    reason = _why_not_liburing()
+    if reason is None and code:
+        return "a trial ring in a process of its own could not be set up"
+    return reason
 
 
 def _try_ring_and_exit() -> None:

@@ -58,9 +58,9 @@ class Disk(Protocol):
         ...
 
     def write(self, fd: int, view: memoryview, pos: int, done: Callable[[int], None]) -> None:
-        """Queue one durable write of the whole `view` at `pos` until `submit()`.
+        """Queue one durable write of the whole `view` at `pos`; `submit()` starts it.
 
-        It cannot fail here, short of a bug of the caller's. A read may take it along earlier.
+        A read that starts in between may take it along earlier. Nothing fails here.
 
         Shapes:  view  bytes whose address and length are aligned, unchanged until done
                  fd    stays open until done

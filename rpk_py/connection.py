@@ -1,0 +1,446 @@
+"""One client connection: bytes -> frames -> handlers -> replies in request order.
+
+Frames are parsed in place. A connection without a partial frame reads into the shard's scratch
+buffer and holds no memory of its own; a partial frame moves to a buffer of the connection. What a
+handler is given is valid until its first await.
+
+Order and limits:
+- replies leave in request order, each in the slot that its request took;
+- after a request that is not pipelined (a long poll, a coroutine) the next one waits, as in
+  Kafka; produce requests go on, since their order is fixed when they are enqueued;
+- reading pauses while the connection, or the shard, has too many request bytes unanswered, and
+  while the client does not take its replies. Nothing queues without a bound.
+
+A peer that breaks the protocol is closed, with a log line that says who and why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from typing import Any, Final
+
+from kafka_protocol.api_key import ApiKey
+from kafka_protocol.errors import DecodeError, UnsupportedVersion
+from kafka_protocol.frame import RequestHeader, decode_request, encode_response
+from rpk_py.context import Broker, RequestContext
+from rpk_py.handlers import HANDLERS
+from rpk_py.handlers.api_versions import error_response
+from rpk_py.pending import Pending
+
+SIZE_BYTES: Final = 4
+FRAME_BYTES_MIN: Final = 8  # api key, version, correlation id
+BUFFER_BYTES_MIN: Final = 4096
+WRITE_HIGH_BYTES: Final = 1 << 20  # unsent replies beyond which the connection is not read
+WRITE_LOW_BYTES: Final = 256 << 10
+
+
+class _Slot:
+    """One request's place in the order of replies."""
+
+    __slots__ = ("connection", "header", "parts", "pending", "ready", "replies", "size_bytes")
+
+    def __init__(
+        self, connection: Connection, header: RequestHeader, size_bytes: int, replies: bool
+    ) -> None:
+        self.connection = connection
+        self.header = header
+        self.size_bytes = size_bytes
+        self.replies = replies
+        self.ready = False
+        self.parts: list[Any] = []
+        self.pending: Pending | None = None
+
+    def complete(self, response: Any) -> None:
+        """The response is known: encode it and let it leave when its turn comes."""
+        self.connection.slot_ready(self, response)
+
+
+class Connection(asyncio.BufferedProtocol):
+    """The protocol object of one accepted socket. Home shard only."""
+
+    __slots__ = (
+        "_blocked",
+        "_broker",
+        "_buffer",
+        "_context",
+        "_filled",
+        "_flush_scheduled",
+        "_inflight_bytes",
+        "_paused_reading",
+        "_scratch",
+        "_server",
+        "_slots",
+        "_task",
+        "_transport",
+        "_unsent_bytes",
+        "_writing_paused",
+        "client_id",
+        "closing",
+        "local",
+        "peer",
+    )
+
+    def __init__(self, broker: Broker, scratch: memoryview, server: Any) -> None:
+        self._broker = broker
+        self._scratch = scratch
+        self._server = server
+        self._transport: Any = None
+        self._buffer: memoryview | None = None
+        self._filled = 0
+        self._slots: deque[_Slot] = deque()
+        self._blocked = False
+        self._paused_reading = False
+        self._writing_paused = False
+        self._flush_scheduled = False
+        self._inflight_bytes = 0
+        self._unsent_bytes = 0
+        self._task: asyncio.Task[None] | None = None
+        self._context: RequestContext | None = None
+        self.client_id: str | None = None
+        self.closing = False
+        self.peer = "?"
+        self.local: tuple[str, int] = ("", 0)
+
+    # -- asyncio's side --------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Accept the connection, or close it at the shard's limit."""
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self.peer = f"{peer[0]}:{peer[1]}" if peer else "?"
+        local = transport.get_extra_info("sockname")
+        self.local = (local[0], local[1])
+        if not self._server.admit(self):
+            self.closing = True
+            self._transport.abort()
+            return
+        self._transport.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go: behind a partial frame, or into the shard's scratch."""
+        if self._buffer is None:
+            return self._scratch
+        return self._buffer[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """`nbytes` more have arrived: handle every whole frame."""
+        self._broker.metrics.received_bytes += nbytes
+        if self._buffer is None:
+            data = self._scratch[:nbytes]
+            consumed = self._handle_frames(data)
+            if consumed < nbytes and not self.closing:
+                self._keep(data[consumed:])
+        else:
+            self._filled += nbytes
+            self._handle_buffered()
+
+    def eof_received(self) -> bool:
+        """The client sends no more: close."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the client; requests that it left behind finish without it."""
+        self.closing = True
+        self._server.forget(self)
+        self._broker.unsent_bytes -= self._unsent_bytes
+        self._unsent_bytes = 0
+        self._buffer = None
+        for slot in self._slots:
+            if slot.pending is not None and not slot.pending.pipelined:
+                slot.pending.cancel()
+                self._release(slot)
+                slot.ready = True
+        self._slots.clear()
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        """The client does not take its replies: read no more requests."""
+        self._writing_paused = True
+        self._unsent_bytes = self._transport.get_write_buffer_size()
+        self._broker.unsent_bytes += self._unsent_bytes
+
+    def resume_writing(self) -> None:
+        """The client took its replies: go on."""
+        self._writing_paused = False
+        self._broker.unsent_bytes -= self._unsent_bytes
+        self._unsent_bytes = 0
+        self.resume()
+
+    # -- frames ----------------------------------------------------------------------------
+
+    def _handle_frames(self, data: memoryview) -> int:
+        """Handle the whole frames at the start of `data`; returns how many bytes they had."""
+        pos, end = 0, len(data)
+        while end - pos >= SIZE_BYTES and not self._must_wait():
+            size = int.from_bytes(data[pos : pos + SIZE_BYTES], "big", signed=True)
+            frame_pos = pos + SIZE_BYTES
+            if not FRAME_BYTES_MIN <= size <= self._broker.config.frame_bytes_max:
+                self._refuse_size(size, data[pos:end])
+                return end
+            if end - frame_pos < size:
+                break
+            pos = frame_pos + size
+            self._handle_frame(data[frame_pos:pos], size)
+            if self.closing:
+                return end
+        return pos
+
+    def _handle_buffered(self) -> None:
+        """Handle the frames in the connection's own buffer and keep what is left."""
+        buffer = self._buffer
+        assert buffer is not None
+        consumed = self._handle_frames(buffer[: self._filled])
+        if self.closing:
+            return
+        left = self._filled - consumed
+        if left == 0:
+            self._buffer = None
+            self._filled = 0
+        elif consumed:
+            self._keep(buffer[consumed : self._filled])
+        else:
+            self._make_room()
+
+    def _keep(self, rest: memoryview) -> None:
+        """Move a partial frame, or frames that must wait, to a buffer with room for the rest."""
+        left = len(rest)
+        wanted = max(self._frame_bytes(rest), left, BUFFER_BYTES_MIN)
+        buffer = memoryview(bytearray(wanted))
+        buffer[:left] = rest
+        self._buffer = buffer
+        self._filled = left
+        if self._must_wait():
+            self._pause_reading()
+
+    def _make_room(self) -> None:
+        """The buffer holds no whole frame that may be handled now."""
+        buffer = self._buffer
+        assert buffer is not None
+        if self._must_wait():
+            self._pause_reading()
+        elif self._filled == len(buffer):
+            self._keep(buffer[: self._filled])
+
+    def _frame_bytes(self, rest: memoryview) -> int:
+        """Bytes of the frame that `rest` begins with, its size included; 0 if unknown."""
+        if len(rest) < SIZE_BYTES:
+            return 0
+        size = int.from_bytes(rest[:SIZE_BYTES], "big", signed=True)
+        return SIZE_BYTES + max(min(size, self._broker.config.frame_bytes_max), 0)
+
+    # -- requests --------------------------------------------------------------------------
+
+    def _handle_frame(self, frame: memoryview, size: int) -> None:
+        broker = self._broker
+        try:
+            header, request = decode_request(frame)
+        except DecodeError as error:
+            self._close("the client broke the protocol", reason=str(error))
+            broker.metrics.decode_errors += 1
+            return
+        except UnsupportedVersion as error:
+            self._unsupported(error, size)
+            return
+        broker.metrics.count_request(header.api_key)
+        replies = header.api_key != ApiKey.PRODUCE or request.acks != 0
+        slot = _Slot(self, header, size, replies)
+        self._slots.append(slot)
+        self._inflight_bytes += size
+        broker.inflight_bytes += size
+        try:
+            response = HANDLERS[header.api_key](self._request_context(header), request)
+        except Exception:
+            self._bug(header)
+            return
+        if isinstance(response, Pending):
+            slot.pending = response
+            response.subscribe(slot.complete)
+            self._blocked = not response.pipelined
+        elif inspect.isawaitable(response):
+            self._blocked = True
+            self._task = broker.loop.create_task(self._answer_later(slot, response))
+        else:
+            self.slot_ready(slot, response)
+
+    def _request_context(self, header: RequestHeader) -> RequestContext:
+        """The context of this request; the one before it serves where nothing differs."""
+        known = self._context
+        version, client_id = header.api_version, header.client_id
+        if known is None or known.api_version != version or known.client_id != client_id:
+            self.client_id = client_id
+            host, port = self.local
+            known = RequestContext(self._broker, version, client_id, host, port, self.peer)
+            self._context = known
+        return known
+
+    async def _answer_later(self, slot: _Slot, response: Any) -> None:
+        """Wait for a coroutine's response; the connection's next request waits meanwhile."""
+        try:
+            answer = await response
+        except asyncio.CancelledError:
+            self._release(slot)
+            raise
+        except Exception:
+            self._release(slot)
+            self._bug(slot.header)
+            return
+        self._task = None
+        self.slot_ready(slot, answer)
+
+    def slot_ready(self, slot: _Slot, response: Any) -> None:
+        """A response is known; replies leave from the front of the order."""
+        self._release(slot)
+        slot.ready = True
+        if self.closing:
+            return
+        header = slot.header
+        if slot.replies:
+            try:
+                slot.parts = encode_response(
+                    header.api_key, header.api_version, header.correlation_id, response
+                )
+            except Exception:
+                self._bug(header)
+                return
+        elif _first_error(response):
+            # There is no reply to carry the error: closing makes the client look again.
+            self._close("produce with acks=0 failed", error=_first_error(response))
+            return
+        if (slot.pending is not None and not slot.pending.pipelined) or (
+            self._blocked and self._task is None
+        ):
+            self._blocked = False
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._broker.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Send every reply whose turn has come, in one call."""
+        self._flush_scheduled = False
+        slots = self._slots
+        parts: list[Any] = []
+        while slots and slots[0].ready:
+            parts += slots.popleft().parts
+        if self.closing:
+            return
+        if parts:
+            self._broker.metrics.sent_bytes += sum(map(len, parts))
+            if len(parts) == 1:
+                self._transport.write(parts[0])
+            else:
+                self._transport.writelines(parts)
+        if self._paused_reading or self._filled:
+            self.resume()
+
+    # -- limits ----------------------------------------------------------------------------
+
+    def _must_wait(self) -> bool:
+        """Whether the next request has to wait."""
+        if self._blocked or self._writing_paused:
+            return True
+        broker, config = self._broker, self._broker.config
+        if self._inflight_bytes > config.connection_inflight_bytes_max:
+            return True
+        if broker.inflight_bytes > config.inflight_bytes_max:
+            if self not in broker.paused:
+                broker.paused.append(self)
+            return True
+        return False
+
+    def _release(self, slot: _Slot) -> None:
+        """A request's bytes no longer count as in flight."""
+        broker, size = self._broker, slot.size_bytes
+        slot.size_bytes = 0
+        self._inflight_bytes -= size
+        broker.inflight_bytes -= size
+        if broker.paused and broker.inflight_bytes <= broker.config.inflight_bytes_max:
+            paused, broker.paused = broker.paused, []
+            for connection in paused:
+                broker.loop.call_soon(connection.resume)
+
+    def _pause_reading(self) -> None:
+        if not self._paused_reading:
+            self._paused_reading = True
+            self._broker.metrics.reading_paused += 1
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on with requests that waited, and then with reading."""
+        if self.closing or self._must_wait():
+            return
+        if self._buffer is not None:
+            self._handle_buffered()
+        if self._paused_reading and not self.closing and not self._must_wait():
+            self._paused_reading = False
+            self._transport.resume_reading()
+
+    # -- the end ---------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """No request is unanswered and no reply is unsent."""
+        return not self._slots and self._transport.get_write_buffer_size() == 0
+
+    def finish(self) -> None:
+        """The broker stops: read no more, and answer long polls now."""
+        self._blocked = True
+        self._pause_reading()
+        for slot in list(self._slots):
+            if slot.pending is not None and not slot.ready:
+                finish_now = getattr(slot.pending, "finish_now", None)
+                if finish_now is not None:
+                    finish_now()
+
+    def close(self) -> None:
+        """Close after what was sent has left."""
+        if not self.closing:
+            self.closing = True
+            self._transport.close()
+
+    def _unsupported(self, error: UnsupportedVersion, size: int) -> None:
+        if error.api_key == ApiKey.API_VERSIONS:
+            # KIP-511: answered as version 0, so that the client can ask again.
+            header = RequestHeader(error.api_key, 0, error.correlation_id, error.client_id)
+            slot = _Slot(self, header, 0, True)
+            self._slots.append(slot)
+            self.slot_ready(slot, error_response())
+            return
+        self._close(
+            "the client asked for an API or version that is not served",
+            api_key=error.api_key,
+            api_version=error.api_version,
+            client_id=error.client_id,
+            fix="use a client that reads ApiVersions (Kafka 0.11 or newer), or a newer rpk-py",
+        )
+
+    def _refuse_size(self, size: int, data: memoryview) -> None:
+        self._broker.metrics.decode_errors += 1
+        self._close(
+            "a frame of an impossible size: not a Kafka client, or not a plaintext one",
+            size_bytes=size,
+            size_bytes_max=self._broker.config.frame_bytes_max,
+            begins_with=bytes(data[:16]).hex(),
+        )
+
+    def _bug(self, header: RequestHeader) -> None:
+        """An exception that no handler should raise: say so and close; the shard lives on."""
+        self._broker.log.exception(
+            "request failed", api_key=header.api_key, api_version=header.api_version, peer=self.peer
+        )
+        self.close()
+
+    def _close(self, event: str, **facts: Any) -> None:
+        self._broker.log.warning(event, peer=self.peer, client_id=self.client_id, **facts)
+        self.close()
+
+
+def _first_error(response: Any) -> int:
+    """The first partition error in a produce response, 0 if there is none."""
+    for topic in response.responses:
+        for partition in topic.partition_responses:
+            if partition.error_code:
+                return int(partition.error_code)
+    return 0

@@ -1,0 +1,59 @@
+"""What handlers are given: the shard's parts, and the facts of one request.
+
+Built by shard.py alone; handlers reach everything through it, so a test can hand them others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from rpk_py.config import Config
+from rpk_py.metadata.replica import MetadataReplica
+from rpk_py.metrics import ShardMetrics
+from rpk_py.partition_table import PartitionTable
+from rpk_py.producer_ids import ProducerIds
+
+
+@dataclass(slots=True)
+class Broker:
+    """One shard, as its handlers see it.
+
+    `inflight_bytes` are request bytes whose reply is not ready, `unsent_bytes` reply bytes that
+    the kernel has not taken from connections that it stopped.
+    """
+
+    node_id: int
+    config: Config
+    metadata: MetadataReplica
+    partitions: PartitionTable
+    producer_ids: ProducerIds
+    metrics: ShardMetrics
+    loop: asyncio.AbstractEventLoop
+    log: Any
+    inflight_bytes: int = 0
+    unsent_bytes: int = 0
+    stopping: bool = False
+    paused: list[Any] = field(default_factory=list)
+
+    def clock_ms(self) -> int:
+        """Milliseconds since the epoch, for timestamps."""
+        return time.time_ns() // 1_000_000
+
+
+@dataclass(slots=True, frozen=True)
+class RequestContext:
+    """Facts of a request that are not in its body.
+
+    `local_host` and `local_port` are the address that this client connected to, which is the one
+    it can certainly reach.
+    """
+
+    broker: Broker
+    api_version: int
+    client_id: str | None
+    local_host: str
+    local_port: int
+    peer: str

@@ -1,0 +1,38 @@
+"""The explicit table of handlers: api key -> function (ctx, request) -> reply.
+
+A reply is a response message, an awaitable of one (the connection's next request then waits), or
+a Pending (rpk_py/pending.py). Every key in kafka_protocol.api.SUPPORTED has its row here and no
+other key does; tests/broker/test_handlers.py holds that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from kafka_protocol.api_key import ApiKey
+from rpk_py.handlers import (
+    api_versions,
+    create_topics,
+    delete_topics,
+    describe_cluster,
+    fetch,
+    init_producer_id,
+    list_offsets,
+    metadata,
+    offset_for_leader_epoch,
+    produce,
+)
+
+HANDLERS: Final[dict[int, Callable[[Any, Any], Any]]] = {
+    ApiKey.PRODUCE: produce.handle,
+    ApiKey.FETCH: fetch.handle,
+    ApiKey.LIST_OFFSETS: list_offsets.handle,
+    ApiKey.METADATA: metadata.handle,
+    ApiKey.API_VERSIONS: api_versions.handle,
+    ApiKey.CREATE_TOPICS: create_topics.handle,
+    ApiKey.DELETE_TOPICS: delete_topics.handle,
+    ApiKey.INIT_PRODUCER_ID: init_producer_id.handle,
+    ApiKey.OFFSET_FOR_LEADER_EPOCH: offset_for_leader_epoch.handle,
+    ApiKey.DESCRIBE_CLUSTER: describe_cluster.handle,
+}

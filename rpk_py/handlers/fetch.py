@@ -1,0 +1,263 @@
+"""Fetch (key 1), versions 4-18.
+
+v5  log_start_offset      v9  current_leader_epoch   v12 flexible, current_leader
+v7  sessions (KIP-227)    v10 zstd                   v13 topic ids instead of names
+v16 node_endpoints        v15, v17, v18 change what followers send
+
+Behaviour:  answers at once with data, on an error, with max_wait_ms <= 0, or without partitions;
+            else waits until the high watermark brings min_bytes or max_wait_ms is over. Whole
+            batches, as slices of the record buffers that were written: nothing is copied. Limits
+            are soft, as in Kafka: the first partition with data returns at least one batch. Fetch sessions
+            are declined: session_id is always 0 and every answer is full; a request that names a
+            session gets FETCH_SESSION_ID_NOT_FOUND. A cold read may answer with fewer than
+            min_bytes before max_wait_ms.
+Deviations: last_fetched_epoch, replica_state and the tags of v17 and v18 belong to followers and
+            are ignored until replication exists. read_committed and read_uncommitted are the same
+            until transactions exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Final, NamedTuple
+
+from kafka_protocol.compression import ZSTD
+from kafka_protocol.errors import ErrorCode
+from kafka_protocol.messages.fetch import (
+    FetchableTopicResponse,
+    FetchPartition,
+    FetchRequest,
+    FetchResponse,
+    FetchTopic,
+    LeaderIdAndEpoch,
+    NodeEndpoint,
+    PartitionData,
+)
+from kafka_protocol.record_batch import iter_batches
+from rpk_py.cluster_view import advertised_nodes
+from rpk_py.context import RequestContext
+from rpk_py.partition import Partition
+from rpk_py.pending import Pending
+from storage.errors import StorageError
+
+_BY_ID_SINCE: Final = 13
+_ZSTD_SINCE: Final = 10
+_NODE_ENDPOINTS_SINCE: Final = 16
+_READ_COMMITTED: Final = 1
+_SESSION_CLOSE: Final = -1
+
+
+class _Cold(NamedTuple):
+    """A partition whose records are not in memory."""
+
+    partition: Partition
+    offset: int
+    max_bytes: int
+    answer: PartitionData
+
+
+class PendingFetch(Pending):
+    """A long poll: a FetchWaiter of every partition that it asked for."""
+
+    __slots__ = ("_ctx", "_partitions", "_request", "_timer")
+
+    def __init__(self, ctx: RequestContext, request: FetchRequest) -> None:
+        super().__init__(pipelined=False)
+        self._ctx = ctx
+        self._request = request
+        self._partitions = [
+            partition
+            for topic in request.topics
+            for asked in topic.partitions
+            if (partition := _find(ctx, topic, asked.partition)) is not None
+        ]
+        for partition in self._partitions:
+            partition.add_fetch_waiter(self)
+        ctx.broker.metrics.fetch_waiters += 1
+        self._timer = ctx.broker.loop.call_later(request.max_wait_ms / 1000, self._finish)
+
+    def wake(self) -> None:
+        """FetchWaiter: look whether there is enough now."""
+        read = _Read(self._ctx, self._request)
+        if read.cold or read.must_answer or read.bytes >= self._request.min_bytes:
+            self._finish()
+
+    def finish_now(self) -> None:
+        """The broker stops: answer with what there is."""
+        self._finish()
+
+    def cancel(self) -> None:
+        """The client is gone."""
+        self._stop_waiting()
+
+    def _finish(self) -> None:
+        if self.completed:
+            return
+        self._stop_waiting()
+        read = _Read(self._ctx, self._request)
+        self._ctx.broker.metrics.fetched_bytes += read.bytes
+        # What is cold by now is left for the client's next fetch, which reads it from disk.
+        self.complete(read.response)
+
+    def _stop_waiting(self) -> None:
+        if self._timer.cancelled():
+            return
+        self._timer.cancel()
+        for partition in self._partitions:
+            partition.remove_fetch_waiter(self)
+        self._ctx.broker.metrics.fetch_waiters -= 1
+
+
+def handle(
+    ctx: RequestContext, request: FetchRequest
+) -> FetchResponse | PendingFetch | Awaitable[FetchResponse]:
+    """Answer from memory at once, from disk later, or wait for data."""
+    if request.session_id != 0 and request.session_epoch != _SESSION_CLOSE:
+        return FetchResponse(error_code=ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
+    read = _Read(ctx, request)
+    if read.cold:
+        return _finish_cold(ctx, read)
+    enough = read.bytes >= request.min_bytes
+    if enough or read.must_answer or request.max_wait_ms <= 0 or ctx.broker.stopping:
+        ctx.broker.metrics.fetched_bytes += read.bytes
+        return read.response
+    return PendingFetch(ctx, request)
+
+
+def _find(ctx: RequestContext, topic: FetchTopic, index: int) -> Partition | None:
+    if ctx.api_version >= _BY_ID_SINCE:
+        return ctx.broker.partitions.get_by_id(topic.topic_id, index)
+    return ctx.broker.partitions.get(topic.topic, index)
+
+
+class _Read:
+    """One pass over the request's partitions: the response as far as memory has it.
+
+    `must_answer` is set by an error or where nothing was asked for; `cold` lists what is only on
+    disk.
+    """
+
+    __slots__ = ("budget_bytes", "bytes", "cold", "ctx", "must_answer", "response")
+
+    def __init__(self, ctx: RequestContext, request: FetchRequest) -> None:
+        broker = ctx.broker
+        self.ctx = ctx
+        self.response = FetchResponse()
+        self.bytes = 0
+        self.cold: list[_Cold] = []
+        self.must_answer = not request.topics
+        unsent_room = max(broker.config.reply_bytes_max - broker.unsent_bytes, 0)
+        self.budget_bytes = min(request.max_bytes, broker.config.fetch_max_bytes, unsent_room)
+        committed = request.isolation_level == _READ_COMMITTED
+        for topic in request.topics:
+            answers = []
+            for asked in topic.partitions:
+                answer = PartitionData(asked.partition, 0, -1)
+                answer.records = []
+                answers.append(answer)
+                partition = _find(ctx, topic, asked.partition)
+                if partition is None:
+                    self._refuse(topic, answer)
+                    continue
+                error = partition.check_leader_epoch(asked.current_leader_epoch)
+                if error:
+                    self._fail(answer, error)
+                    continue
+                if committed:
+                    answer.aborted_transactions = []
+                self._read(partition, asked, answer)
+            topic_answer = FetchableTopicResponse(topic.topic, topic.topic_id, answers)
+            self.response.responses.append(topic_answer)
+
+    def _read(self, partition: Partition, asked: FetchPartition, answer: PartitionData) -> None:
+        log = partition.log
+        assert log is not None
+        high_watermark = partition.high_watermark
+        answer.high_watermark = high_watermark
+        answer.last_stable_offset = partition.last_stable_offset
+        answer.log_start_offset = log.log_start_offset
+        offset = asked.fetch_offset
+        if not log.log_start_offset <= offset <= log.log_end_offset:
+            self._fail(answer, ErrorCode.OFFSET_OUT_OF_RANGE)
+            return
+        first = self.bytes == 0 and not self.cold
+        max_bytes = min(asked.partition_max_bytes, self.budget_bytes)
+        if offset >= high_watermark or (max_bytes <= 0 and not first):
+            return
+        found = log.read_cached(offset, high_watermark, max_bytes, first)
+        if found is None:
+            self.cold.append(_Cold(partition, offset, max_bytes, answer))
+            self.budget_bytes -= max(max_bytes, 0)
+        else:
+            self.add(answer, found[0])
+            self.budget_bytes -= sum(map(len, found[0]))
+
+    def add(self, answer: PartitionData, slices: list[memoryview]) -> None:
+        """Put records into a partition's answer."""
+        if self.ctx.api_version < _ZSTD_SINCE and _has_zstd(slices):
+            self._fail(answer, ErrorCode.UNSUPPORTED_COMPRESSION_TYPE)
+            return
+        answer.records = list(slices)
+        self.bytes += sum(map(len, slices))
+
+    def _fail(self, answer: PartitionData, error: ErrorCode) -> None:
+        answer.error_code = error
+        self.must_answer = True
+
+    def _refuse(self, topic: FetchTopic, answer: PartitionData) -> None:
+        """The partition is not here: say who leads it (KIP-951), or that it does not exist."""
+        ctx = self.ctx
+        by_id = topic.topic_id if ctx.api_version >= _BY_ID_SINCE else None
+        error, elsewhere = ctx.broker.partitions.why_missing(
+            ctx.broker.metadata.state, topic.topic, by_id, answer.partition_index
+        )
+        self._fail(answer, error)
+        if elsewhere is None:
+            return
+        answer.current_leader = LeaderIdAndEpoch(elsewhere.leader, elsewhere.leader_epoch)
+        if ctx.api_version >= _NODE_ENDPOINTS_SINCE:
+            known = {endpoint.node_id for endpoint in self.response.node_endpoints}
+            self.response.node_endpoints.extend(
+                NodeEndpoint(node.node_id, node.host, node.port, node.rack)
+                for node in advertised_nodes(ctx)
+                if node.node_id == elsewhere.leader and node.node_id not in known
+            )
+
+    def fail_cold(self, cold: _Cold) -> None:
+        """The log failed while it was read."""
+        self._fail(cold.answer, ErrorCode.KAFKA_STORAGE_ERROR)
+
+
+async def _finish_cold(ctx: RequestContext, read: _Read) -> FetchResponse:
+    """Read what is not in memory, all partitions at the same time."""
+    results = await asyncio.gather(
+        *(_read_cold(cold, first=i == 0 and read.bytes == 0) for i, cold in enumerate(read.cold))
+    )
+    for cold, slices in zip(read.cold, results, strict=True):
+        if slices is None:
+            read.fail_cold(cold)
+        else:
+            read.add(cold.answer, slices)
+    ctx.broker.metrics.fetched_bytes += read.bytes
+    return read.response
+
+
+async def _read_cold(cold: _Cold, first: bool) -> list[memoryview] | None:
+    log = cold.partition.log
+    assert log is not None
+    try:
+        slices, _next_offset = await log.read(
+            cold.offset, cold.partition.high_watermark, cold.max_bytes, first
+        )
+    except StorageError:
+        return None
+    return slices
+
+
+def _has_zstd(slices: list[memoryview]) -> bool:
+    return any(
+        batch.compression == ZSTD
+        for part in slices
+        for _pos, batch in iter_batches(part, 0, len(part))
+    )

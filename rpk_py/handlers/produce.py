@@ -1,0 +1,256 @@
+"""Produce (key 0), versions 3-13 (advertised from 0, see api_versions).
+
+v5  log_start_offset       v8  record_errors, error_message    v10 current_leader, node_endpoints
+v7  zstd is allowed        v9  flexible                        v13 topic ids instead of names
+
+Behaviour:  exactly one record batch (v2) a partition. Checked before an offset is assigned: size,
+            CRC, header; then the producer's sequence. Two stages: `handle` enqueues, so order is
+            fixed and the connection's next request may start; the reply leaves when everything is
+            durable (or, with write.caching, in memory). acks=0 is never answered, an error then
+            closes the connection, as in Kafka. acks=1 and acks=all mean the same with one replica.
+Deviations: nothing looks inside a batch beyond its 61-byte header and CRC: a record count, key or
+            timestamp inside that contradicts the header is stored as it came. timeout_ms is not
+            enforced: a local disk answers or fails.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kafka_protocol.compression import NONE, ZSTD
+from kafka_protocol.errors import ErrorCode
+from kafka_protocol.messages.produce import (
+    LeaderIdAndEpoch,
+    NodeEndpoint,
+    PartitionProduceData,
+    PartitionProduceResponse,
+    ProduceRequest,
+    ProduceResponse,
+    TopicProduceResponse,
+)
+from kafka_protocol.record_batch import (
+    RECORD_BATCH_OVERHEAD,
+    BatchHeader,
+    parse_header,
+    set_log_append_time,
+    verify_crc,
+)
+from rpk_py.cluster_view import advertised_nodes
+from rpk_py.context import RequestContext
+from rpk_py.metadata.state import PartitionState
+from rpk_py.partition import Partition
+from rpk_py.pending import Pending
+from rpk_py.producers import Duplicate
+from storage.errors import StorageError
+
+_ACKS: Final = (-1, 0, 1)
+_BY_ID_SINCE: Final = 13
+_ZSTD_SINCE: Final = 7
+_CURRENT_LEADER_SINCE: Final = 10
+
+
+class PendingProduce(Pending):
+    """A produce reply that waits for its partitions; a ProduceWaiter of each."""
+
+    __slots__ = ("answer", "waiting")
+
+    def __init__(self, response: ProduceResponse) -> None:
+        super().__init__(pipelined=True)
+        self.answer = response
+        self.waiting = 0
+
+    def settle(self, token: object, error: ErrorCode) -> None:
+        """One partition's batch is acknowledged, or lost with `error`."""
+        assert isinstance(token, PartitionProduceResponse)
+        if error:
+            token.error_code = error
+            token.base_offset = -1
+        self.waiting -= 1
+        if self.waiting == 0:
+            self.complete(self.answer)
+
+
+def handle(ctx: RequestContext, request: ProduceRequest) -> ProduceResponse | PendingProduce:
+    """Enqueue every batch; the reply is pending until all of them are acknowledged."""
+    response = ProduceResponse()
+    pending = PendingProduce(response)
+    bad_acks = request.acks not in _ACKS
+    for topic in request.topic_data:
+        answers: list[PartitionProduceResponse] = []
+        for data in topic.partition_data:
+            answer = PartitionProduceResponse(index=data.index, base_offset=-1)
+            answers.append(answer)
+            if bad_acks:
+                answer.error_code = ErrorCode.INVALID_REQUIRED_ACKS
+                continue
+            if ctx.api_version >= _BY_ID_SINCE:
+                partition = ctx.broker.partitions.get_by_id(topic.topic_id, data.index)
+            else:
+                partition = ctx.broker.partitions.get(topic.name, data.index)
+            if partition is None:
+                by_id = topic.topic_id if ctx.api_version >= _BY_ID_SINCE else None
+                _refuse(ctx, response, answer, topic.name, by_id)
+            else:
+                _append(ctx, partition, data, answer, pending)
+        response.responses.append(TopicProduceResponse(topic.name, topic.topic_id, answers))
+    return pending if pending.waiting else response
+
+
+def _append(
+    ctx: RequestContext,
+    partition: Partition,
+    data: PartitionProduceData,
+    answer: PartitionProduceResponse,
+    pending: PendingProduce,
+) -> None:
+    """Validate one batch and append it, or answer its duplicate."""
+    if partition.error_message is not None:
+        answer.error_code = ErrorCode.KAFKA_STORAGE_ERROR
+        answer.error_message = partition.error_message
+        return
+    records = data.records
+    assert records is None or isinstance(records, memoryview)
+    header = check_batch(records, partition.max_message_bytes, ctx.api_version)
+    metrics = ctx.broker.metrics
+    if isinstance(header, Refusal):
+        answer.error_code = header.error
+        answer.error_message = header.message
+        return
+    assert records is not None
+    answer.log_start_offset = partition.log_start_offset
+    if header.producer_id >= 0:
+        verdict = partition.producers.check(
+            header.producer_id,
+            header.producer_epoch,
+            header.base_sequence,
+            header.last_offset_delta,
+        )
+        if isinstance(verdict, Duplicate):
+            # Also a duplicate is answered only when the original is durable.
+            metrics.duplicate_batches += 1
+            answer.base_offset = verdict.base_offset
+            if partition.log_append_time:
+                answer.log_append_time_ms = verdict.timestamp_ms
+            _wait(partition, verdict.base_offset + header.last_offset_delta + 1, answer, pending)
+            return
+        if verdict:
+            answer.error_code = verdict
+            return
+    now_ms = ctx.broker.clock_ms()
+    if partition.log_append_time:
+        stamped = bytearray(records)
+        set_log_append_time(stamped, 0, len(stamped), now_ms)
+        records = memoryview(stamped)
+        header = parse_header(records)
+        answer.log_append_time_ms = now_ms
+    try:
+        base_offset = partition.append(records, header, now_ms)
+    except StorageError as error:
+        answer.error_code = ErrorCode.KAFKA_STORAGE_ERROR
+        answer.error_message = str(error)
+        return
+    metrics.produced_batches += 1
+    metrics.produced_records += header.record_count
+    metrics.produced_bytes += len(records)
+    answer.base_offset = base_offset
+    log = partition.log
+    if log is not None and log.write_caching:
+        partition.advance()
+    _wait(partition, base_offset + header.last_offset_delta + 1, answer, pending)
+
+
+def _wait(
+    partition: Partition,
+    end_offset: int,
+    answer: PartitionProduceResponse,
+    pending: PendingProduce,
+) -> None:
+    if not partition.when_visible(end_offset, pending, answer):
+        pending.waiting += 1
+
+
+class Refusal:
+    """Why a batch is not appended."""
+
+    __slots__ = ("error", "message")
+
+    def __init__(self, error: ErrorCode, message: str) -> None:
+        self.error = error
+        self.message = message
+
+
+def check_batch(
+    records: memoryview | None, max_message_bytes: int, api_version: int
+) -> BatchHeader | Refusal:
+    """The header of the one whole, sound batch in `records`, or why it is refused."""
+    size = len(records) if records is not None else 0
+    if records is None or size < RECORD_BATCH_OVERHEAD:
+        return Refusal(ErrorCode.CORRUPT_MESSAGE, f"{size} bytes are no record batch")
+    if records[16] != 2:
+        return Refusal(
+            ErrorCode.INVALID_RECORD, f"record format v{records[16]}; only v2 is stored (KIP-98)"
+        )
+    header = parse_header(records)
+    batch_bytes = header.batch_length + 12
+    if size > batch_bytes >= RECORD_BATCH_OVERHEAD:
+        return Refusal(ErrorCode.INVALID_RECORD, "more than one record batch for a partition")
+    if size != batch_bytes:
+        return Refusal(
+            ErrorCode.CORRUPT_MESSAGE, f"the batch says it has {batch_bytes} bytes of {size}"
+        )
+    if size > max_message_bytes:
+        return Refusal(
+            ErrorCode.MESSAGE_TOO_LARGE,
+            f"the batch has {size} bytes, max.message.bytes is {max_message_bytes}",
+        )
+    if not verify_crc(records, 0, size, header.crc):
+        return Refusal(ErrorCode.CORRUPT_MESSAGE, "the CRC of the batch does not match")
+    return _check_header(header, api_version)
+
+
+def _check_header(header: BatchHeader, api_version: int) -> BatchHeader | Refusal:
+    if header.base_offset != 0:
+        return Refusal(ErrorCode.INVALID_RECORD, f"base offset {header.base_offset}, not 0")
+    if header.record_count <= 0 or header.last_offset_delta != header.record_count - 1:
+        return Refusal(
+            ErrorCode.INVALID_RECORD,
+            f"{header.record_count} records with last offset delta {header.last_offset_delta}",
+        )
+    if header.is_control:
+        return Refusal(ErrorCode.INVALID_RECORD, "clients may not write control batches")
+    if header.is_transactional:
+        return Refusal(ErrorCode.INVALID_TXN_STATE, "there are no transactions yet")
+    if not NONE <= header.compression <= ZSTD:
+        return Refusal(ErrorCode.INVALID_RECORD, f"unknown compression {header.compression}")
+    if header.compression == ZSTD and api_version < _ZSTD_SINCE:
+        return Refusal(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce v7")
+    return header
+
+
+def _refuse(
+    ctx: RequestContext,
+    response: ProduceResponse,
+    answer: PartitionProduceResponse,
+    topic: str,
+    topic_id: bytes | None,
+) -> None:
+    """The partition is not here: say who leads it (KIP-951), or that it does not exist."""
+    broker = ctx.broker
+    error, elsewhere = broker.partitions.why_missing(
+        broker.metadata.state, topic, topic_id, answer.index
+    )
+    answer.error_code = error
+    if elsewhere is not None and ctx.api_version >= _CURRENT_LEADER_SINCE:
+        answer.current_leader = LeaderIdAndEpoch(elsewhere.leader, elsewhere.leader_epoch)
+        _add_endpoint(ctx, response, elsewhere)
+
+
+def _add_endpoint(
+    ctx: RequestContext, response: ProduceResponse, partition: PartitionState
+) -> None:
+    known = {endpoint.node_id for endpoint in response.node_endpoints}
+    for node in advertised_nodes(ctx):
+        if node.node_id == partition.leader and node.node_id not in known:
+            response.node_endpoints.append(
+                NodeEndpoint(node.node_id, node.host, node.port, node.rack)
+            )

@@ -1,0 +1,216 @@
+"""Partition: leadership, offsets and waiters over one log.
+
+Home shard only; every state change is synchronous, nothing awaits between a check and its act.
+`high_watermark` is a field of its own: with one replica it follows what the log may show (the
+durable offset; with write.caching the appended one), with more it will follow the ISR. Consumers
+never see beyond it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from kafka_protocol.errors import ErrorCode
+from kafka_protocol.record_batch import BatchHeader
+from rpk_py.producers import Producers
+from storage.errors import StorageError
+from storage.log import Log
+
+
+class ProduceWaiter(Protocol):
+    """Who waits for a batch to become visible: a produce request's pending reply."""
+
+    def settle(self, token: object, error: ErrorCode) -> None:
+        """The batch that was enqueued with `token` is acknowledged, or lost with its log."""
+
+
+class FetchWaiter(Protocol):
+    """Who waits for data: a long-polling fetch."""
+
+    def wake(self) -> None:
+        """The high watermark moved, or the partition failed or went away."""
+
+
+class ReplayedProducers:
+    """storage.log.ProducerState over a partition's Producers."""
+
+    __slots__ = ("_producers",)
+
+    def __init__(self, producers: Producers) -> None:
+        self._producers = producers
+
+    def load(self, snapshot: bytes) -> None:
+        """Start from a checkpoint's snapshot."""
+        self._producers.load(snapshot)
+
+    def snapshot(self) -> bytes:
+        """The state as of the last append."""
+        return self._producers.snapshot()
+
+    def replay(self, batch: BatchHeader) -> None:
+        """Note a batch that recovery found in the log."""
+        if batch.producer_id >= 0:
+            self._producers.update(
+                batch.producer_id,
+                batch.producer_epoch,
+                batch.base_sequence,
+                batch.last_offset_delta,
+                batch.base_offset,
+                batch.max_timestamp,
+            )
+
+
+class Partition:
+    """One partition that this shard leads. `log` is None while it is offline from the start."""
+
+    __slots__ = (
+        "_fetch_waiters",
+        "_produce_waiters",
+        "error_message",
+        "high_watermark",
+        "index",
+        "leader_epoch",
+        "log",
+        "log_append_time",
+        "max_message_bytes",
+        "producers",
+        "topic",
+        "topic_id",
+    )
+
+    def __init__(
+        self,
+        topic: str,
+        topic_id: bytes,
+        index: int,
+        leader_epoch: int,
+        max_message_bytes: int,
+        log_append_time: bool,
+    ) -> None:
+        self.topic = topic
+        self.topic_id = topic_id
+        self.index = index
+        self.leader_epoch = leader_epoch
+        self.max_message_bytes = max_message_bytes
+        self.log_append_time = log_append_time
+        self.producers = Producers()
+        self.log: Log | None = None
+        self.error_message: str | None = None
+        self.high_watermark = 0
+        self._produce_waiters: deque[tuple[int, ProduceWaiter, object]] = deque()
+        self._fetch_waiters: dict[FetchWaiter, None] = {}  # in order of arrival
+
+    def open(self, log: Log) -> None:
+        """Serve from `log`, which recovery found whole."""
+        self.log = log
+        self.high_watermark = log.durable_offset
+        log.attach(self)
+        log.start_epoch(self.leader_epoch)
+
+    def lead(self, leader_epoch: int) -> None:
+        """Take over leadership in a new epoch."""
+        assert leader_epoch >= self.leader_epoch
+        self.leader_epoch = leader_epoch
+        if self.log is not None:
+            self.log.start_epoch(leader_epoch)
+
+    @property
+    def offline(self) -> bool:
+        """Whether the partition cannot be served (KAFKA_STORAGE_ERROR)."""
+        return self.error_message is not None
+
+    @property
+    def log_start_offset(self) -> int:
+        """The first offset that exists; -1 while offline from the start."""
+        return self.log.log_start_offset if self.log is not None else -1
+
+    @property
+    def last_stable_offset(self) -> int:
+        """Everything before it is decided; the high watermark until transactions exist."""
+        return self.high_watermark
+
+    def check_leader_epoch(self, current_leader_epoch: int) -> ErrorCode:
+        """NONE, or why a request that names this epoch (-1: none) is refused (KIP-320)."""
+        if self.error_message is not None:
+            return ErrorCode.KAFKA_STORAGE_ERROR
+        if current_leader_epoch in (-1, self.leader_epoch):
+            return ErrorCode.NONE
+        if current_leader_epoch < self.leader_epoch:
+            return ErrorCode.FENCED_LEADER_EPOCH
+        return ErrorCode.UNKNOWN_LEADER_EPOCH
+
+    # -- produce ---------------------------------------------------------------------------
+
+    def append(self, batch: memoryview, header: BatchHeader, now_ms: int) -> int:
+        """Append a validated batch; returns its base offset. The bytes are copied.
+
+        The caller has checked its producer's sequence; raises StorageError if the log failed.
+        """
+        log = self.log
+        assert log is not None
+        base_offset = log.append(batch, header, self.leader_epoch)
+        if header.producer_id >= 0:
+            self.producers.update(
+                header.producer_id,
+                header.producer_epoch,
+                header.base_sequence,
+                header.last_offset_delta,
+                base_offset,
+                now_ms,
+            )
+        return base_offset
+
+    def when_visible(self, end_offset: int, waiter: ProduceWaiter, token: object) -> bool:
+        """True if everything before `end_offset` is acknowledged already; else `waiter` is told
+        later, in the order of calls."""
+        if end_offset <= self.high_watermark:
+            return True
+        self._produce_waiters.append((end_offset, waiter, token))
+        return False
+
+    def on_durable(self, _durable_offset: int) -> None:
+        """LogOwner: move the high watermark and tell who waits for it."""
+        self.advance()
+
+    def advance(self) -> None:
+        """Take the high watermark to what the log may show."""
+        assert self.log is not None
+        visible = self.log.visible_offset
+        if visible == self.high_watermark:
+            return
+        assert visible > self.high_watermark
+        self.high_watermark = visible
+        waiters = self._produce_waiters
+        while waiters and waiters[0][0] <= visible:
+            _end_offset, waiter, token = waiters.popleft()
+            waiter.settle(token, ErrorCode.NONE)
+        if self._fetch_waiters:
+            self._wake_fetches()
+
+    def on_log_failed(self, error: StorageError) -> None:
+        """LogOwner: the partition goes offline; whoever waits is told so."""
+        self.fail(str(error), ErrorCode.KAFKA_STORAGE_ERROR)
+
+    def fail(self, message: str, error: ErrorCode) -> None:
+        """Refuse everything from now on; `error` goes to those who wait for a batch."""
+        if self.error_message is None:
+            self.error_message = message
+        waiters, self._produce_waiters = self._produce_waiters, deque()
+        for _end_offset, waiter, token in waiters:
+            waiter.settle(token, error)
+        self._wake_fetches()
+
+    # -- fetch -----------------------------------------------------------------------------
+
+    def add_fetch_waiter(self, waiter: FetchWaiter) -> None:
+        """Wake `waiter` when the high watermark moves, until it is removed."""
+        self._fetch_waiters[waiter] = None
+
+    def remove_fetch_waiter(self, waiter: FetchWaiter) -> None:
+        """Undo add_fetch_waiter; twice is fine."""
+        self._fetch_waiters.pop(waiter, None)
+
+    def _wake_fetches(self) -> None:
+        for waiter in list(self._fetch_waiters):
+            waiter.wake()

@@ -1,0 +1,119 @@
+"""One shard: a process with a core, a loop, a ring and a listening socket of its own.
+
+The composition root: everything that a shard consists of is built here, in order, and taken down
+in reverse. The only importer of uvloop. The supervisor forks a process and calls `run`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import socket
+import time
+from typing import cast
+
+import uvloop
+
+from rpk_py.config import Config
+from rpk_py.context import Broker
+from rpk_py.log_setup import make_logger
+from rpk_py.metadata.replica import open_replica
+from rpk_py.metrics import ShardMetrics
+from rpk_py.partition_table import PartitionTable
+from rpk_py.producer_ids import ProducerIds
+from rpk_py.server import Server
+from storage.backend import Backend, open_disk
+from storage.committer import Committer
+from storage.disk import Disk, alignment
+from storage.log import LogContext
+from storage.record_buffer import RecordCache
+from storage.recycle import SegmentPool
+
+RECYCLE = "recycle"
+EXPIRE_INTERVAL_S = 60.0
+
+
+def run(
+    config: Config, shard_index: int, node_id: int, listener: socket.socket, control: socket.socket
+) -> int:
+    """Serve until the supervisor says stop or is gone. Returns the process's exit code."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, node_id, listener, control))
+
+
+async def _serve(
+    config: Config, node_id: int, listener: socket.socket, control: socket.socket
+) -> int:
+    loop = asyncio.get_running_loop()
+    log = make_logger(config, shard=node_id)
+    disk = open_disk(cast(Backend, config.io_backend), loop, lambda message: log.warning(message))
+    metrics = ShardMetrics()
+    context = LogContext(
+        disk=disk,
+        committer=Committer(disk, loop),
+        cache=RecordCache(config.cache_bytes),
+        pool=SegmentPool(config.data_dir / RECYCLE / str(node_id), config.recycle_bytes),
+        block_bytes=alignment(config.data_dir),
+        now_ms=lambda: time.time_ns() // 1_000_000,
+        rng=random.SystemRandom(),
+        report=lambda message: log.warning(message),
+    )
+    replica = await open_replica(
+        node_id,
+        control,
+        log,
+        requests_max=config.control_requests_max,
+        queue_max=config.control_queue_max,
+        frame_bytes_max=config.control_frame_bytes_max,
+    )
+    stop = asyncio.Event()
+    gone = asyncio.Event()
+    replica.on_stop = stop.set
+
+    def lost() -> None:
+        gone.set()
+        stop.set()
+
+    replica.on_lost = lost
+    table = PartitionTable(config, node_id, context, log)
+    broker = Broker(node_id, config, replica, table, ProducerIds(replica), metrics, loop, log)
+    _watch(metrics, broker, context, disk)
+    replica.snapshot_metrics = metrics.snapshot
+    replica.on_delta.append(table.on_delta)
+    await replica.start()
+    server = Server(broker)
+    await server.start(listener)
+    gc.collect()
+    gc.freeze()  # what start-up made lives as long as the process: never look at it again
+    replica.ready(backend=disk.name, block_bytes=context.block_bytes)
+    expire = loop.create_task(_expire_producers(broker))
+    await stop.wait()
+    expire.cancel()
+    await server.stop()
+    await table.close()
+    await disk.close()
+    await replica.close()
+    return 1 if gone.is_set() else 0
+
+
+async def _expire_producers(broker: Broker) -> None:
+    """Forget idempotent producers that were silent for producer_id_expiration_ms."""
+    while True:
+        await asyncio.sleep(EXPIRE_INTERVAL_S)
+        for partition in broker.partitions:
+            partition.producers.expire(broker.clock_ms(), broker.config.producer_id_expiration_ms)
+
+
+def _watch(metrics: ShardMetrics, broker: Broker, context: LogContext, disk: Disk) -> None:
+    """Let the metrics read what their owners count already."""
+    watch = metrics.watch
+    watch("inflight_bytes", lambda: broker.inflight_bytes)
+    watch("reply_bytes", lambda: broker.unsent_bytes)
+    watch("cache_bytes", lambda: context.cache.used_bytes)
+    watch("cache_hits", lambda: context.cache.hits)
+    watch("cache_misses", lambda: context.cache.misses)
+    watch("group_commits", lambda: disk.writes)
+    watch("write_bytes", lambda: disk.write_bytes)
+    watch("partitions", lambda: len(broker.partitions))
+    watch("partitions_offline", lambda: sum(p.offline for p in broker.partitions))

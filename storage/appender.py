@@ -1,0 +1,329 @@
+"""SegmentAppender: fills a partition's record buffers and moves its three offsets.
+
+Contract: `append` copies one batch into the open record in memory; a flush closes the open
+record and hands it to the disk; everything before `durable_offset` is on stable storage. One
+record is one flush: the batches that arrived while the write before it was in flight. A record
+that is full is handed over at once, so bulk keeps several writes in flight.
+
+    durable_offset <= written_offset (handed to the disk) <= appended_offset     (all exclusive)
+
+Where a record goes in the file is decided when its buffer is opened (`_plan_pos`), its header is
+stamped when it is submitted. A record that does not fit in its segment `rolls`: it waits until
+everything before it is durable, a new segment is made, and it becomes its first record.
+
+A failed or short write is final: nothing is retried and nothing more is written until restart,
+because a retried sync may report success for lost data (Rebello et al., USENIX ATC 2020).
+Runs on the partition's shard only; all its state changes are synchronous.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from asyncio import TimerHandle
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from crc32c import crc32c
+
+from kafka_protocol.record_batch import patch
+from storage.committer import Committer
+from storage.errors import DiskFailed, DiskFull, StorageError
+from storage.record_buffer import RecordBuffer, RecordCache, Spans
+from storage.segment import Segment
+from storage.wal_format import encode_record_header, record_bytes, round_up
+
+RECORD_BYTES_MAX = 1 << 20  # one record's usual upper bound; a larger batch gets its own record
+
+
+class AppenderOwner(Protocol):
+    """What an appender asks of its log."""
+
+    def on_durable(self, durable_offset: int) -> None:
+        """Everything before `durable_offset` is durable now."""
+
+    def on_failed(self, error: StorageError) -> None:
+        """Nothing more will be written."""
+
+    def on_settled(self) -> None:
+        """A write came back after the failure; `in_flight_count` fell."""
+
+    def on_checkpoint(self, record: RecordBuffer) -> None:
+        """Everything before `record`, which carries a checkpoint_state, is durable."""
+
+    def prepare(self, record: RecordBuffer) -> None:
+        """Make room for `record` (roll, or allocate), then call `prepared`."""
+
+    def producer_state(self) -> bytes:
+        """A snapshot of the producer state as of the last append."""
+
+
+class SegmentAppender:
+    """The write side of one partition; see the module's contract."""
+
+    __slots__ = (
+        "_cache",
+        "_committer",
+        "_flush_timer",
+        "_group_bytes",
+        "_in_flight",
+        "_on_bytes_pending",
+        "_open",
+        "_owner",
+        "_plan_pos",
+        "_preparing",
+        "_queued",
+        "_spans",
+        "_unchecked_bytes",
+        "_unflushed_bytes",
+        "appended_offset",
+        "block_bytes",
+        "checkpoint_bytes",
+        "dirty",
+        "durable_offset",
+        "failed",
+        "flush_bytes",
+        "flush_ms",
+        "segment",
+        "segment_bytes",
+        "write_caching",
+        "written_offset",
+    )
+
+    def __init__(
+        self,
+        owner: AppenderOwner,
+        committer: Committer,
+        cache: RecordCache,
+        spans: Spans,
+        segment: Segment | None,
+        next_offset: int,
+        block_bytes: int,
+    ) -> None:
+        self._owner = owner
+        self._committer = committer
+        self._cache = cache
+        self._spans = spans
+        self.segment = segment
+        self.block_bytes = segment.header.block_bytes if segment else block_bytes
+        self.appended_offset = self.written_offset = self.durable_offset = next_offset
+        self._plan_pos = segment.write_pos if segment else 0
+        self._open: RecordBuffer | None = None
+        self._queued: deque[RecordBuffer] = deque()
+        self._in_flight: deque[RecordBuffer] = deque()
+        self._group_bytes = self.block_bytes
+        self._preparing = False
+        self._flush_timer: TimerHandle | None = None
+        self._unflushed_bytes = 0
+        self._unchecked_bytes = 0
+        self.dirty = False
+        self.failed: StorageError | None = None
+        self.segment_bytes = 1 << 30
+        self.checkpoint_bytes = 64 << 20
+        self.write_caching = False
+        self.flush_ms = 100
+        self.flush_bytes = 256 << 10
+
+    def append(
+        self,
+        batch: memoryview,
+        base_offset: int,
+        next_offset: int,
+        leader_epoch: int,
+        max_timestamp: int,
+    ) -> None:
+        """Copy one whole record batch into the open record; see Log.append."""
+        assert base_offset == self.appended_offset
+        size = len(batch)
+        record = self._open
+        if (
+            record is None
+            or record.size + size > len(record.body)
+            or record.leader_epoch != leader_epoch
+        ):
+            record = self._open_record(size, base_offset, leader_epoch)
+        start = record.size
+        end = start + size
+        record.body[start:end] = batch
+        patch(record.body, start, base_offset, leader_epoch)
+        record.batch_bases.append(base_offset)
+        record.batch_starts.append(start)
+        record.size = end
+        record.next_offset = next_offset
+        if max_timestamp > record.max_timestamp:
+            record.max_timestamp = max_timestamp
+        self.appended_offset = next_offset
+        if self.write_caching:
+            self._flush_later(size)
+        elif not self.dirty:
+            self._committer.mark_dirty(self)
+
+    def flush_now(self) -> None:
+        """Have everything appended so far written at the end of this tick."""
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+        self._unflushed_bytes = 0
+        self._committer.mark_dirty(self)
+
+    def flush(self) -> None:
+        """Queue at the disk every write that may start now. Called by the committer."""
+        if self._preparing or self.failed is not None:
+            return
+        queued = self._queued
+        if not queued and not self._in_flight and self._open is not None:
+            self._close_record(self._open)
+        while queued:
+            record = queued[0]
+            segment = self.segment
+            if record.rolls or segment is None:
+                if self._in_flight:
+                    return  # the segment must be durable to its end before it is left
+                self._prepare(record)
+                return
+            total = record_bytes(record.size, self.block_bytes)
+            if segment.write_pos + total > segment.allocated_bytes:
+                self._prepare(record)
+                return
+            queued.popleft()
+            self._submit(record, segment, total)
+
+    def prepared(self, segment: Segment) -> None:
+        """The log has made room in `segment`: go on."""
+        self._preparing = False
+        if segment is not self.segment:
+            self.segment = segment
+            self._queued[0].rolls = False
+        if self.failed is None:
+            self._committer.mark_dirty(self)
+
+    def fail(self, error: StorageError) -> None:
+        """Stop for good: forget what is not durable and tell the log. Only the first counts."""
+        if self.failed is None:
+            self.failed = error
+            self._queued.clear()
+            self._open = None
+            self._owner.on_failed(error)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is open, queued, in flight or being prepared."""
+        return not (self._open or self._queued or self._in_flight or self._preparing)
+
+    @property
+    def in_flight_count(self) -> int:
+        """Writes that the disk has not answered yet."""
+        return len(self._in_flight)
+
+    def _open_record(self, size: int, base_offset: int, leader_epoch: int) -> RecordBuffer:
+        """Close the open record and open one with room for `size` bytes and likely more."""
+        block_bytes = self.block_bytes
+        if self._open is not None:
+            if self._open.leader_epoch == leader_epoch:  # it overflowed: bulk, so think bigger
+                self._group_bytes = min(2 * len(self._open.body), RECORD_BYTES_MAX)
+            self._close_record(self._open)
+        needed = round_up(size, block_bytes)
+        room = self.segment_bytes - self._plan_pos - block_bytes
+        first = self._plan_pos == 0  # of the partition: there is no segment yet
+        rolls = first or (needed > room and self._plan_pos > block_bytes)
+        if rolls:
+            self._plan_pos = block_bytes
+            room = self.segment_bytes - 2 * block_bytes
+        usual = min(self._group_bytes, room & -block_bytes)
+        record = RecordBuffer.allocate(max(needed, usual), block_bytes, base_offset, leader_epoch)
+        record.rolls = rolls
+        if (rolls and not first) or self._unchecked_bytes >= self.checkpoint_bytes:
+            record.checkpoint_state = self._owner.producer_state()
+            self._unchecked_bytes = 0
+        self._spans.add(record)
+        self._open = record
+        return record
+
+    def _close_record(self, record: RecordBuffer) -> None:
+        total = record_bytes(record.size, self.block_bytes)
+        self._plan_pos += total
+        self._unchecked_bytes += total
+        decayed = self._group_bytes * 3 // 4
+        self._group_bytes = round_up(max(record.size, decayed), self.block_bytes)
+        self._group_bytes = min(self._group_bytes, RECORD_BYTES_MAX)
+        self._queued.append(record)
+        self._open = None
+
+    def _flush_later(self, size: int) -> None:
+        """write.caching: flush after flush_bytes or flush_ms, whichever comes first."""
+        self._unflushed_bytes += size
+        if self._unflushed_bytes >= self.flush_bytes:
+            self.flush_now()
+        elif self._flush_timer is None:
+            self._flush_timer = self._committer.call_later(self.flush_ms, self.flush_now)
+
+    def _prepare(self, record: RecordBuffer) -> None:
+        self._preparing = True
+        self._owner.prepare(record)
+
+    def _submit(self, record: RecordBuffer, segment: Segment, total: int) -> None:
+        """Stamp the record's header and queue its write."""
+        pos = segment.write_pos
+        view = record.view
+        record.pos = pos
+        record.end_pos = pos + total
+        record.prev_header_crc = segment.last_header_crc
+        record.header_crc = encode_record_header(
+            view,
+            record.size,
+            crc32c(record.body[: record.size]),
+            segment.header,
+            pos,
+            segment.last_header_crc,
+            segment.durable_pos,
+            record.base_offset,
+            record.next_offset - 1,
+            record.max_timestamp,
+            record.leader_epoch,
+            len(record.batch_bases),
+        )
+        segment.write_pos = record.end_pos
+        segment.last_header_crc = record.header_crc
+        segment.next_offset = record.next_offset
+        segment.index.append(record.base_offset, pos, record.max_timestamp)
+        self.written_offset = record.next_offset
+        self._in_flight.append(record)
+        assert self.durable_offset <= self.written_offset <= self.appended_offset
+        done: Callable[[int], None] = partial(self._written, record, total)
+        self._committer.disk.write(segment.fd, view[:total], pos, done)
+
+    def _written(self, record: RecordBuffer, total: int, res: int) -> None:
+        """A write's completion: `res` bytes are durable, or -errno."""
+        if self.failed is not None or res != total:
+            self._in_flight.remove(record)
+            self.fail(self._write_error(record, total, res))
+            self._owner.on_settled()
+            return
+        record.done = True
+        in_flight, segment = self._in_flight, self.segment
+        assert segment is not None
+        if not in_flight[0].done:
+            return
+        while in_flight and in_flight[0].done:
+            durable = in_flight.popleft()
+            assert segment.durable_pos == durable.pos
+            segment.durable_pos = durable.end_pos
+            self.durable_offset = durable.next_offset
+            self._cache.admit(durable, self._spans)
+            if durable.checkpoint_state is not None:
+                self._owner.on_checkpoint(durable)
+        if self._queued or self._open is not None:
+            self._committer.mark_dirty(self)
+        self._owner.on_durable(self.durable_offset)
+
+    def _write_error(self, record: RecordBuffer, total: int, res: int) -> StorageError:
+        segment = self.segment
+        path = segment.path if segment else "?"
+        where = f"{path} at position {record.pos}"
+        if res >= 0:
+            return DiskFailed(f"short write: {res} of {total} bytes reached {where}")
+        if -res == errno.ENOSPC:
+            return DiskFull(f"no space left on the device, writing {total} bytes to {where}")
+        return DiskFailed(f"{os.strerror(-res)}, writing {total} bytes to {where}")

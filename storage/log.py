@@ -1,0 +1,586 @@
+"""Log: one partition's records, appended, made durable, kept in segments and read back.
+
+Belongs to the shard that leads the partition; every state change is synchronous on its loop.
+`append` copies and returns at once; `on_durable` of the owner tells when batches reached stable
+storage. Reads of recent records come from memory (`read_cached`), others from disk (`read`),
+where every record's CRC is checked again: damage takes the partition offline and is never served.
+
+Offsets are exclusive ends, as the names say: log_start_offset <= durable_offset <= appended_offset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import random
+from bisect import bisect_right
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from kafka_protocol.record_batch import BatchHeader
+from storage.appender import SegmentAppender
+from storage.checkpoint import Checkpoint
+from storage.committer import Committer
+from storage.disk import Disk, fsync_dir, write_file_atomic
+from storage.errors import CorruptRecord, DiskFailed, DiskFull, StorageError
+from storage.record_buffer import RecordBuffer, RecordCache, Spans
+from storage.recycle import SegmentPool
+from storage.segment import (
+    CHECKPOINT_SUFFIX,
+    INDEX_SUFFIX,
+    SEGMENT_SUFFIX,
+    Segment,
+    create_segment,
+    cut,
+    file_name,
+)
+from storage.timestamps import first_at_or_after, largest
+from storage.wal_format import (
+    SegmentHeader,
+    body_crc_holds,
+    decode_record_header,
+    record_bytes,
+)
+
+READ_BYTES_MIN = 128 * 1024
+READ_BYTES_MAX = 4 << 20
+CHECKPOINTS_KEPT = 2
+
+
+class ProducerState(Protocol):
+    """The partition's producer state, which a log replays at recovery and keeps in checkpoints."""
+
+    def load(self, snapshot: bytes) -> None:
+        """Start from a snapshot. Raises ValueError if it is nonsense."""
+
+    def snapshot(self) -> bytes:
+        """The state as of the last append."""
+
+    def replay(self, batch: BatchHeader) -> None:
+        """Note a batch of the log during recovery; never raises."""
+
+
+class LogOwner(Protocol):
+    """Who is told of a log's progress: its partition."""
+
+    def on_durable(self, durable_offset: int) -> None:
+        """Everything before `durable_offset` is on stable storage."""
+
+    def on_log_failed(self, error: StorageError) -> None:
+        """The log takes no more appends and serves no more reads until restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """A log's settings; Kafka's and Redpanda's topic configs of the same names."""
+
+    segment_bytes: int = 1 << 30
+    checkpoint_bytes: int = 64 << 20
+    write_caching: bool = False
+    flush_ms: int = 100
+    flush_bytes: int = 256 << 10
+    lock_wait_s: float = 30.0
+
+
+@dataclass(slots=True)
+class LogContext:
+    """What all logs of one shard share."""
+
+    disk: Disk
+    committer: Committer
+    cache: RecordCache
+    pool: SegmentPool
+    block_bytes: int
+    now_ms: Callable[[], int]
+    rng: random.Random
+    report: Callable[[str], None]
+
+
+class Log:
+    """One partition's log. Made by storage.open_log.open_log."""
+
+    def __init__(
+        self,
+        context: LogContext,
+        config: LogConfig,
+        directory: Path,
+        topic_id: bytes,
+        partition: int,
+        state: ProducerState,
+        segments: list[Segment],
+        epochs: list[tuple[int, int]],
+        log_start_offset: int,
+    ) -> None:
+        self._context = context
+        self._config = config
+        self.directory = directory
+        self._topic_id = topic_id
+        self._partition = partition
+        self._state = state
+        self._segments = segments
+        self.epochs = epochs
+        self.log_start_offset = log_start_offset
+        self._spans = Spans()
+        active = segments[-1] if segments else None
+        self._appender = SegmentAppender(
+            self,
+            context.committer,
+            context.cache,
+            self._spans,
+            active,
+            active.next_offset if active else log_start_offset,
+            context.block_bytes,
+        )
+        self._appender.segment_bytes = config.segment_bytes
+        self._appender.checkpoint_bytes = config.checkpoint_bytes
+        self._appender.flush_ms = config.flush_ms
+        self._appender.flush_bytes = config.flush_bytes
+        self._appender.write_caching = config.write_caching
+        self._owner: LogOwner | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._idle_waiters: list[asyncio.Future[None]] = []
+        self._closed = False
+        self._sequential_end: tuple[Segment, int] | None = None
+        self._read_ahead_bytes = READ_BYTES_MIN
+
+    # -- offsets ---------------------------------------------------------------------------
+
+    @property
+    def log_end_offset(self) -> int:
+        """The offset of the next record; what was appended, durable or not."""
+        return self._appender.appended_offset
+
+    @property
+    def durable_offset(self) -> int:
+        """Everything before it is on stable storage."""
+        return self._appender.durable_offset
+
+    @property
+    def visible_offset(self) -> int:
+        """What one replica may show to consumers: durable records; with write.caching all."""
+        if self._config.write_caching:
+            return self._appender.appended_offset
+        return self._appender.durable_offset
+
+    @property
+    def write_caching(self) -> bool:
+        """Whether an append counts as soon as it is in memory."""
+        return self._config.write_caching
+
+    @property
+    def failed(self) -> StorageError | None:
+        """Why this log is out of service, or None."""
+        return self._appender.failed
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the log on disk, headers and padding included, without preallocation."""
+        return sum(segment.write_pos for segment in self._segments)
+
+    def attach(self, owner: LogOwner) -> None:
+        """Say who is told of progress; once, before the first append."""
+        self._owner = owner
+
+    # -- append ----------------------------------------------------------------------------
+
+    def append(self, batch: memoryview, header: BatchHeader, leader_epoch: int) -> int:
+        """Queue one record batch; its durability is told by `on_durable`.
+
+        Shapes:  batch   one whole RecordBatch v2, CRC already verified; the caller may reuse its
+                         memory on return, since the bytes are copied; base offset and leader
+                         epoch are patched in the copy
+                 header  that batch's header
+        Returns: the base offset it was given
+        Raises:  StorageError where the log has failed
+        Order:   offsets follow the order of calls. Home shard only.
+        """
+        failed = self._appender.failed
+        if failed is not None:
+            raise failed
+        if not self.epochs or leader_epoch > self.epochs[-1][0]:
+            self.start_epoch(leader_epoch)
+        base_offset = self._appender.appended_offset
+        next_offset = base_offset + header.last_offset_delta + 1
+        self._appender.append(batch, base_offset, next_offset, leader_epoch, header.max_timestamp)
+        return base_offset
+
+    def start_epoch(self, leader_epoch: int) -> None:
+        """Note that `leader_epoch` starts at the log end (KIP-101); a no-op for an old one."""
+        epochs, start = self.epochs, self._appender.appended_offset
+        if epochs and leader_epoch <= epochs[-1][0]:
+            return
+        while epochs and epochs[-1][1] >= start:
+            epochs.pop()  # an epoch without a record
+        epochs.append((leader_epoch, start))
+
+    def epoch_for_offset(self, offset: int) -> int:
+        """The leader epoch in which the record at `offset` was appended, -1 if unknown."""
+        i = bisect_right(self.epochs, offset, key=lambda entry: entry[1]) - 1
+        return self.epochs[i][0] if i >= 0 else -1
+
+    def end_offset_for_epoch(self, leader_epoch: int) -> tuple[int, int]:
+        """The largest known epoch <= `leader_epoch` and its exclusive end offset (KIP-101).
+
+        (-1, -1) where `leader_epoch` is later than any known here.
+        """
+        epochs = self.epochs
+        if epochs and leader_epoch == epochs[-1][0]:
+            return leader_epoch, self.log_end_offset
+        i = bisect_right(epochs, leader_epoch, key=lambda entry: entry[0])
+        if leader_epoch < 0 or i == len(epochs):
+            return -1, -1
+        return (epochs[i - 1][0] if i else leader_epoch), epochs[i][1]
+
+    # -- read ------------------------------------------------------------------------------
+
+    def read_cached(
+        self, offset: int, limit_offset: int, max_bytes: int, at_least_one: bool
+    ) -> tuple[list[memoryview], int] | None:
+        """Batches from memory: (slices, next offset), or None where `offset` is not in memory.
+
+        The slices are whole batches, contiguous from the batch that holds `offset`, all before
+        `limit_offset`, together at most `max_bytes` (or one batch if `at_least_one`).
+        """
+        found = self._spans.read(offset, limit_offset, max_bytes, at_least_one)
+        if found is None:
+            self._context.cache.misses += 1
+        else:
+            self._context.cache.hits += 1
+        return found
+
+    async def read(
+        self, offset: int, limit_offset: int, max_bytes: int, at_least_one: bool = True
+    ) -> tuple[list[memoryview], int]:
+        """Like read_cached, but goes to disk where it must; `offset` is in the log and before
+        `limit_offset`. Raises StorageError; CorruptRecord also fails the log."""
+        if self.failed is not None:
+            raise self.failed
+        found = self._spans.read(offset, limit_offset, max_bytes, at_least_one)
+        if found is not None:
+            return found
+        loaded = Spans()
+        try:
+            for record in await self._load(offset):
+                loaded.add(record)
+        except CorruptRecord as error:
+            self._appender.fail(error)
+            raise
+        except OSError as error:
+            raise DiskFailed(f"cannot read {self.directory}: {error}") from error
+        found = loaded.read(offset, limit_offset, max_bytes, at_least_one)
+        assert found is not None
+        return found
+
+    async def _load(self, offset: int) -> list[RecordBuffer]:
+        """Read the record that holds `offset`, and the whole ones behind it, into the cache."""
+        i = bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1
+        segment = self._segments[i]
+        pos = segment.index.pos_for_offset(offset) if i >= 0 else None
+        if pos is None:
+            raise CorruptRecord(f"{self.directory}: no segment holds offset {offset}")
+        if self._sequential_end is not None and self._sequential_end[0] is segment:
+            known = self._sequential_end[1]
+            sequential = pos <= known <= pos + self._read_ahead_bytes
+            if sequential:
+                self._read_ahead_bytes = min(2 * self._read_ahead_bytes, READ_BYTES_MAX)
+            else:
+                self._read_ahead_bytes = READ_BYTES_MIN
+        size = self._read_ahead_bytes
+        records: list[RecordBuffer] = []
+        end_pos = segment.durable_pos
+        while not records:
+            if pos >= end_pos:
+                raise CorruptRecord(f"{segment.path}: offset {offset} is not where it should be")
+            chunk = await self._context.disk.read(segment.fd, pos, min(size, end_pos - pos))
+            pos, needed = self._parse_chunk(segment, chunk, pos, offset, records)
+            size = max(size, needed)
+        self._sequential_end = (segment, pos)
+        for record in records:
+            if self._spans.add(record):
+                self._context.cache.admit(record, self._spans)
+        return records
+
+    def _parse_chunk(
+        self,
+        segment: Segment,
+        chunk: memoryview,
+        pos: int,
+        offset: int,
+        records: list[RecordBuffer],
+    ) -> tuple[int, int]:
+        """Append the whole records of `chunk` that reach `offset` or lie behind it. Returns the
+        position after the last whole record and how many bytes the next one has (0: unknown)."""
+        block_bytes = segment.header.block_bytes
+        at = 0
+        while len(chunk) - at >= block_bytes:
+            header = decode_record_header(chunk[at:], segment.header, pos + at)
+            if header is None:
+                raise CorruptRecord(f"{segment.path}: no valid record header at {pos + at}")
+            total = record_bytes(header.body_length, block_bytes)
+            if total > len(chunk) - at:
+                if pos + at + total > segment.durable_pos:
+                    raise CorruptRecord(f"{segment.path}: the record at {pos + at} is too long")
+                return pos + at, total
+            if header.last_offset >= offset:
+                body = chunk[at + block_bytes : at + block_bytes + header.body_length]
+                if not body_crc_holds(header, body):
+                    raise CorruptRecord(
+                        f"{segment.path}: the CRC of the record at {pos + at} (offsets "
+                        f"{header.base_offset} to {header.last_offset}) does not match"
+                    )
+                next_offset = header.last_offset + 1
+                record = RecordBuffer.from_disk(
+                    body, header.base_offset, next_offset, header.leader_epoch
+                )
+                records.append(record)
+            at += total
+        if at == 0:
+            raise CorruptRecord(f"{segment.path}: the file ends inside the record at {pos}")
+        return pos + at, 0
+
+    # -- timestamps ------------------------------------------------------------------------
+
+    async def offset_for_timestamp(
+        self, timestamp: int, limit_offset: int
+    ) -> tuple[int, int] | None:
+        """(offset, timestamp) of the first record before `limit_offset` that is not older than
+        `timestamp` (milliseconds), or None."""
+        return await first_at_or_after(self, self._segments, timestamp, limit_offset)
+
+    async def max_timestamp_offset(self, limit_offset: int) -> tuple[int, int] | None:
+        """(offset, timestamp) of the record with the largest timestamp, or None (KIP-734)."""
+        return await largest(self, self._segments, limit_offset)
+
+    # -- the appender's owner --------------------------------------------------------------
+
+    def on_durable(self, durable_offset: int) -> None:
+        """AppenderOwner: pass it on; wake a close that waits for silence."""
+        if self._owner is not None:
+            self._owner.on_durable(durable_offset)
+        self._wake_idle()
+
+    def on_failed(self, error: StorageError) -> None:
+        """AppenderOwner: the log is out of service."""
+        if not self._closed:
+            self._context.report(f"{self.directory.name} is offline: {error}")
+        if self._owner is not None:
+            self._owner.on_log_failed(error)
+        self._wake_idle()
+
+    def on_settled(self) -> None:
+        """AppenderOwner: a write of a failed appender came back."""
+        self._wake_idle()
+
+    def on_checkpoint(self, record: RecordBuffer) -> None:
+        """AppenderOwner: everything before `record` is durable."""
+        segment, state = self._appender.segment, record.checkpoint_state
+        assert segment is not None
+        assert state is not None
+        record.checkpoint_state = None
+        checkpoint = self._checkpoint(
+            segment, record.pos, record.prev_header_crc, record.base_offset, state
+        )
+        self._spawn(self._write_checkpoint(checkpoint))
+
+    def producer_state(self) -> bytes:
+        """AppenderOwner: a snapshot of the producer state as of the last append."""
+        return self._state.snapshot()
+
+    def prepare(self, record: RecordBuffer) -> None:
+        """AppenderOwner: make room for `record` in the background."""
+        self._spawn(self._make_room(record))
+
+    async def _make_room(self, record: RecordBuffer) -> None:
+        segment = self._appender.segment
+        needed = record_bytes(record.size, self._appender.block_bytes)
+        disk = self._context.disk
+        try:
+            if segment is None or record.rolls:
+                segment = await self._roll(record.base_offset, needed)
+            else:
+                target = segment.next_allocation(needed, self._config.segment_bytes)
+                grow_bytes = target - segment.allocated_bytes
+                await disk.allocate(segment.fd, segment.allocated_bytes, grow_bytes)
+                segment.allocated_bytes = target
+        except OSError as error:
+            kind = DiskFull if error.errno == errno.ENOSPC else DiskFailed
+            self._appender.fail(kind(f"cannot make room in {self.directory}: {error}"))
+        except StorageError as error:
+            self._appender.fail(error)
+        else:
+            self._appender.prepared(segment)
+        self._wake_idle()
+
+    async def _roll(self, base_offset: int, needed_bytes: int) -> Segment:
+        """Make the next active segment; seal the one before it in the background."""
+        old, context = self._appender.segment, self._context
+        header = SegmentHeader(
+            block_bytes=context.block_bytes,
+            incarnation=context.rng.getrandbits(64),
+            topic_id=self._topic_id,
+            partition=self._partition,
+            base_offset=base_offset,
+            prev_base_offset=old.base_offset if old else -1,
+            prev_end_pos=old.durable_pos if old else 0,
+            prev_header_crc=old.last_header_crc if old else 0,
+            created_ms=context.now_ms(),
+        )
+        recycled = await context.disk.run(context.pool.take, self._config.segment_bytes)
+        new = await context.disk.run(
+            create_segment,
+            self.directory,
+            header,
+            context.block_bytes + max(needed_bytes, 15 * 4096),
+            recycled,
+            self._config.lock_wait_s,
+        )
+        self._segments.append(new)
+        if old is not None:
+            assert old.durable_pos == old.write_pos
+            old.sealed = True
+            self._spawn(self._seal(old))
+        return new
+
+    async def _seal(self, segment: Segment) -> None:
+        """Save a full segment's index and give back the space behind its end."""
+        data = segment.index.encode(
+            segment.header, segment.write_pos, segment.next_offset, segment.last_header_crc
+        )
+        path = self.directory / file_name(segment.base_offset, INDEX_SUFFIX)
+        run = self._context.disk.run
+        try:
+            await run(write_file_atomic, path, data)
+            await run(cut, segment.fd, segment.write_pos)
+            segment.allocated_bytes = segment.write_pos
+        except OSError as error:  # it is rebuilt from the records when it is needed
+            self._context.report(f"cannot write {path}: {error}")
+
+    # -- checkpoints -----------------------------------------------------------------------
+
+    def _checkpoint(
+        self, segment: Segment, pos: int, prev_header_crc: int, next_offset: int, state: bytes
+    ) -> Checkpoint:
+        return Checkpoint(
+            segment_base_offset=segment.base_offset,
+            incarnation=segment.header.incarnation,
+            pos=pos,
+            prev_header_crc=prev_header_crc,
+            next_offset=next_offset,
+            log_start_offset=self.log_start_offset,
+            high_watermark=next_offset,
+            epochs=[entry for entry in self.epochs if entry[1] < next_offset],
+            index=segment.index.encode_entries(pos),
+            state=state,
+        )
+
+    async def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        path = self.directory / file_name(checkpoint.next_offset, CHECKPOINT_SUFFIX)
+        run = self._context.disk.run
+        try:
+            await run(write_file_atomic, path, checkpoint.encode())
+            await run(_remove_old_checkpoints, self.directory)
+        except OSError as error:  # an older one still serves; recovery scans further
+            self._context.report(f"cannot write {path}: {error}")
+
+    # -- the end ---------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Make everything durable, write a clean checkpoint and close the files."""
+        if self.failed is None and not self._closed:
+            self._appender.flush_now()
+            await self._until_idle()
+        await self._finish_tasks()
+        segment = self._appender.segment
+        if self.failed is None and not self._closed and segment is not None:
+            checkpoint = self._checkpoint(
+                segment,
+                segment.write_pos,
+                segment.last_header_crc,
+                segment.next_offset,
+                self._state.snapshot(),
+            )
+            checkpoint.clean = True
+            await self._write_checkpoint(checkpoint)
+        await self._close_files()
+
+    async def delete(self, trash: Path) -> Path | None:
+        """Take the partition off the disk: its directory moves into `trash`, durably.
+
+        Appends that were not acknowledged are forgotten. Returns where the files are now, for
+        `empty_directory` (None: there were none).
+        """
+        self._closed = True
+        self._appender.fail(StorageError(f"{self.directory.name} was deleted"))
+        await self._until_idle()
+        await self._finish_tasks()
+        await self._close_files()
+        return await self._context.disk.run(discard_directory, self.directory, trash)
+
+    async def _close_files(self) -> None:
+        self._closed = True
+        self._spans.clear()
+        for segment in self._segments:
+            if segment.fd >= 0:
+                await self._context.disk.run(os.close, segment.fd)
+                segment.fd = -1
+
+    async def _until_idle(self) -> None:
+        while not self._appender.idle and self.failed is None:
+            await self._wait_idle_change()
+        while self.failed is not None and self._appender.in_flight_count:
+            await self._wait_idle_change()
+
+    async def _wait_idle_change(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idle_waiters.append(waiter)
+        await waiter
+
+    def _wake_idle(self) -> None:
+        waiters, self._idle_waiters = self._idle_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._appender.fail(DiskFailed(f"{self.directory}: unexpected: {error!r}"))
+
+    async def _finish_tasks(self) -> None:
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+
+def _remove_old_checkpoints(directory: Path) -> None:
+    for path in sorted(directory.glob(f"*{CHECKPOINT_SUFFIX}"))[:-CHECKPOINTS_KEPT]:
+        path.unlink(missing_ok=True)
+
+
+def discard_directory(directory: Path, trash: Path) -> Path | None:
+    """Move a partition's directory away durably. Returns its new path, None if there is none.
+    Blocks."""
+    if not directory.exists():
+        return None
+    trash.mkdir(exist_ok=True)
+    target = trash / os.urandom(16).hex()
+    os.rename(directory, target)
+    fsync_dir(directory.parent)
+    return target
+
+
+def empty_directory(directory: Path, pool: SegmentPool) -> None:
+    """Retire a discarded directory's segments, delete its other files and itself. Blocks."""
+    for path in directory.iterdir():
+        if path.suffix == SEGMENT_SUFFIX:
+            pool.retire(path)
+        else:
+            path.unlink()
+    directory.rmdir()

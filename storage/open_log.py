@@ -1,0 +1,268 @@
+"""Open a partition's log: wait for locks, recover, cut a torn tail, or say that it is damaged.
+
+Recovery = checkpoint + scan. The newest checkpoint that fits the files gives the producer state
+and the position from which records are scanned; without one the scan starts at the oldest
+segment. Sealed segments are not scanned where their index file holds. What may be cut and what
+must not is decided in storage/recovery.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+from kafka_protocol.record_batch import iter_batches
+from storage.checkpoint import Checkpoint, decode_checkpoint
+from storage.disk import write_file_atomic
+from storage.errors import CorruptRecord
+from storage.index import SegmentIndex, decode_index
+from storage.log import Log, LogConfig, LogContext, ProducerState, discard_directory
+from storage.recovery import OnRecord, Reads, ScanResult, scan_segment
+from storage.segment import (
+    CHECKPOINT_SUFFIX,
+    INDEX_SUFFIX,
+    SEGMENT_SUFFIX,
+    TEMPORARY_SUFFIX,
+    Segment,
+    cut,
+    file_name,
+    open_existing,
+)
+from storage.wal_format import BLOCK_BYTES_MAX, RecordHeader, round_up
+
+ADVICE = (
+    "nothing was cut and nothing of it is served. Keep a copy of the directory, look at it with "
+    "'rpk-py debug wal FILE', restore it from a replica or backup, or delete the topic"
+)
+
+
+async def open_log(
+    context: LogContext,
+    config: LogConfig,
+    directory: Path,
+    topic_id: bytes,
+    partition: int,
+    state: ProducerState,
+    trash: Path,
+) -> Log:
+    """Open or create the log in `directory` (which need not exist: it is made at first write).
+
+    A directory that holds another topic's segments (one of the same name that was deleted while
+    this broker was down) is moved to `trash`.
+    Raises: CorruptRecord where data that was durable is missing or damaged; LockTimeout, OSError.
+    """
+    run = context.disk.run
+    names = await run(_list, directory)
+    segments: list[Segment] = []
+    try:
+        for name in names:
+            if name.endswith(SEGMENT_SUFFIX):
+                path = directory / name
+                segments.append(await run(open_existing, path, config.lock_wait_s, context.report))
+        if segments and segments[0].header.topic_id != topic_id:
+            context.report(f"{directory.name} holds a deleted topic of that name: discarding it")
+            for segment in segments:
+                os.close(segment.fd)
+            segments.clear()
+            await run(discard_directory, directory, trash)
+            names = []
+        epochs, log_start_offset = await _recover(
+            context, directory, names, topic_id, partition, segments, state
+        )
+    except BaseException:
+        for segment in segments:
+            os.close(segment.fd)
+        raise
+    return Log(
+        context, config, directory, topic_id, partition, state, segments, epochs, log_start_offset
+    )
+
+
+def _list(directory: Path) -> list[str]:
+    """The directory's files in order, without the temporary ones a crash left (deleted here)."""
+    if not directory.exists():
+        return []
+    names = sorted(os.listdir(directory))
+    for name in names:
+        if name.endswith(TEMPORARY_SUFFIX):
+            os.unlink(directory / name)
+    return [name for name in names if not name.endswith(TEMPORARY_SUFFIX)]
+
+
+async def _recover(
+    context: LogContext,
+    directory: Path,
+    names: list[str],
+    topic_id: bytes,
+    partition: int,
+    segments: list[Segment],
+    state: ProducerState,
+) -> tuple[list[tuple[int, int]], int]:
+    """Find where every segment ends and replay what the newest checkpoint does not cover.
+    Returns (epochs, log start offset)."""
+    _check_chain_of_segments(directory, topic_id, partition, segments)
+    checkpoint = await _newest_checkpoint(context, directory, names, segments)
+    epochs: list[tuple[int, int]] = []
+    if checkpoint is not None:
+        epochs = list(checkpoint.epochs)
+        state.load(checkpoint.state)
+    elif any(name.endswith(CHECKPOINT_SUFFIX) for name in names):
+        context.report(f"{directory.name}: no checkpoint fits the segments: scanning all of them")
+
+    def on_record(record: RecordHeader, body: memoryview) -> None:
+        if not epochs or record.leader_epoch > epochs[-1][0]:
+            epochs.append((record.leader_epoch, record.base_offset))
+        for _pos, batch in iter_batches(body, 0, len(body)):
+            state.replay(batch)
+
+    for i, segment in enumerate(segments):
+        last = i == len(segments) - 1
+        successor = None if last else segments[i + 1]
+        before_checkpoint = (
+            checkpoint is not None and segment.base_offset < checkpoint.segment_base_offset
+        )
+        if before_checkpoint and await _load_index(context, directory, segment):
+            segment.sealed = True
+            continue
+        replay: OnRecord = _ignore if before_checkpoint else on_record
+        await _scan(context, segment, checkpoint, successor, replay)
+        segment.sealed = not last
+    for segment, successor in itertools.pairwise(segments):
+        if segment.last_header_crc != successor.header.prev_header_crc:
+            raise CorruptRecord(f"{successor.path} does not chain to the end of {segment.path}")
+    log_start_offset = segments[0].base_offset if segments else 0
+    if checkpoint is not None:
+        log_start_offset = max(log_start_offset, checkpoint.log_start_offset)
+    return epochs, log_start_offset
+
+
+def _ignore(_record: RecordHeader, _body: memoryview) -> None:
+    """Scanned for its index alone: the checkpoint covers its state."""
+
+
+def _check_chain_of_segments(
+    directory: Path, topic_id: bytes, partition: int, segments: list[Segment]
+) -> None:
+    for segment in segments:
+        header = segment.header
+        if header.topic_id != topic_id or header.partition != partition:
+            raise CorruptRecord(
+                f"{segment.path} belongs to topic id {header.topic_id.hex()}, partition "
+                f"{header.partition}: {ADVICE}"
+            )
+    for segment, successor in itertools.pairwise(segments):
+        if successor.header.prev_base_offset != segment.base_offset:
+            raise CorruptRecord(
+                f"{directory}: a segment is missing between {segment.path.name} and "
+                f"{successor.path.name}: {ADVICE}"
+            )
+
+
+async def _newest_checkpoint(
+    context: LogContext, directory: Path, names: list[str], segments: list[Segment]
+) -> Checkpoint | None:
+    by_base = {segment.base_offset: segment for segment in segments}
+    for name in reversed(names):
+        if not name.endswith(CHECKPOINT_SUFFIX):
+            continue
+        checkpoint = decode_checkpoint(await context.disk.run((directory / name).read_bytes))
+        if checkpoint is None:
+            context.report(f"{directory.name}/{name} is damaged: trying the one before it")
+            continue
+        segment = by_base.get(checkpoint.segment_base_offset)
+        if segment is None or segment.header.incarnation != checkpoint.incarnation:
+            newest = max(by_base, default=-1)
+            if newest < checkpoint.segment_base_offset:
+                raise CorruptRecord(
+                    f"{directory}: {name} says that segment "
+                    f"{file_name(checkpoint.segment_base_offset, SEGMENT_SUFFIX)} was durable, "
+                    f"and it is missing: {ADVICE}"
+                )
+            continue
+        return checkpoint
+    return None
+
+
+async def _load_index(context: LogContext, directory: Path, segment: Segment) -> bool:
+    """Take a sealed segment's end and index from its index file; False if that is bad."""
+    path = directory / file_name(segment.base_offset, INDEX_SUFFIX)
+    try:
+        data = await context.disk.run(path.read_bytes)
+    except FileNotFoundError:
+        return False
+    sealed = decode_index(data, segment.header)
+    if sealed is None:
+        context.report(f"{directory.name}/{path.name} is damaged: rebuilding it")
+        return False
+    if segment.allocated_bytes < sealed.end_pos:
+        raise CorruptRecord(
+            f"{segment.path} has {segment.allocated_bytes} bytes and had {sealed.end_pos} when it "
+            f"was sealed: {ADVICE}"
+        )
+    segment.index = sealed.index
+    segment.write_pos = segment.durable_pos = sealed.end_pos
+    segment.next_offset = sealed.next_offset
+    segment.last_header_crc = sealed.last_header_crc
+    return True
+
+
+async def _scan(
+    context: LogContext,
+    segment: Segment,
+    checkpoint: Checkpoint | None,
+    successor: Segment | None,
+    on_record: OnRecord,
+) -> None:
+    """Find where a segment ends. The active one is cut there if its tail is torn; the index of
+    one that has a successor is saved."""
+    header, size = segment.header, segment.allocated_bytes
+    start = header.block_bytes, header.base_offset, header.header_crc
+    index = SegmentIndex()
+    if checkpoint is not None and checkpoint.segment_base_offset == segment.base_offset:
+        start = checkpoint.pos, checkpoint.next_offset, checkpoint.prev_header_crc
+        index = SegmentIndex.from_entries(checkpoint.index)
+        if size < checkpoint.pos:
+            raise CorruptRecord(
+                f"{segment.path} has {size} bytes, and {checkpoint.pos} had been durable: {ADVICE}"
+            )
+    durable_pos = successor.header.prev_end_pos if successor else 0
+    reads = scan_segment(header, size, *start, index, on_record, durable_pos)
+    result = await _drive(context, segment, reads)
+    if result.damage is not None:
+        raise CorruptRecord(
+            f"{segment.path}: {result.bad} at position {result.end_pos} (offset "
+            f"{result.next_offset}), but {result.damage}: {ADVICE}"
+        )
+    if result.bad is not None:
+        context.report(
+            f"{segment.path.parent.name}/{segment.path.name}: {result.bad} at position "
+            f"{result.end_pos}: a torn tail, never acknowledged; cut at offset "
+            f"{result.next_offset}"
+        )
+    segment.index = index
+    segment.write_pos = segment.durable_pos = result.end_pos
+    segment.next_offset = result.next_offset
+    segment.last_header_crc = result.last_header_crc
+    run = context.disk.run
+    if size > result.end_pos:
+        await run(cut, segment.fd, result.end_pos)
+        segment.allocated_bytes = result.end_pos
+    if successor is not None:
+        data = index.encode(header, result.end_pos, result.next_offset, result.last_header_crc)
+        await run(write_file_atomic, segment.path.with_suffix(INDEX_SUFFIX), data)
+
+
+async def _drive(context: LogContext, segment: Segment, reads: Reads) -> ScanResult:
+    """Feed a scan from the disk."""
+    try:
+        pos, size = next(reads)
+        while True:
+            size = min(size, round_up(max(segment.allocated_bytes - pos, 0), BLOCK_BYTES_MAX))
+            chunk = memoryview(b"")
+            if size > 0:
+                chunk = await context.disk.read(segment.fd, pos, size)
+            pos, size = reads.send(chunk)
+    except StopIteration as stop:
+        result: ScanResult = stop.value
+        return result

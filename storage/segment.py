@@ -1,0 +1,161 @@
+"""One `.wal` file: its header, where it ends, its index; and making, opening and sealing it.
+
+The functions here block (they open, lock, sync and rename), so a shard runs them through
+`Disk.run`, and offline tools call them directly. A segment that is written is locked
+(`flock(LOCK_EX)`) for as long as its descriptor, or a write in flight, keeps it open: a killed
+process's writes may land after it was reaped, and recovery waits for the lock.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from storage.buffers import aligned_buffer
+from storage.disk import fsync_dir, lock_exclusive, open_segment
+from storage.errors import CorruptRecord
+from storage.index import SegmentIndex
+from storage.wal_format import (
+    BLOCK_BYTES_MAX,
+    SegmentHeader,
+    decode_segment_header,
+    encode_segment_header,
+    round_up,
+)
+
+SEGMENT_SUFFIX = ".wal"
+INDEX_SUFFIX = ".index"
+CHECKPOINT_SUFFIX = ".checkpoint"
+TEMPORARY_SUFFIX = ".tmp"
+ALLOCATE_BYTES_MIN = 64 * 1024  # an empty partition's disk space
+ALLOCATE_BYTES_MAX = 64 << 20
+
+
+def file_name(offset: int, suffix: str) -> str:
+    """`00000000000000000042.wal` and its kin: they sort by offset."""
+    return f"{offset:020d}{suffix}"
+
+
+class Segment:
+    """One segment of a partition.
+
+    Active: `write_pos` is where the next record goes, `durable_pos` where stable storage ends,
+    `allocated_bytes` how much of the file has disk space. Sealed: all of these are its end.
+    `next_offset` is exclusive; `last_header_crc` is where the chain of headers stands.
+    `fd` is -1 while a sealed segment is closed.
+    """
+
+    __slots__ = (
+        "allocated_bytes",
+        "direct",
+        "durable_pos",
+        "fd",
+        "header",
+        "index",
+        "last_header_crc",
+        "next_offset",
+        "path",
+        "sealed",
+        "write_pos",
+    )
+
+    def __init__(self, path: Path, header: SegmentHeader, fd: int, direct: bool) -> None:
+        self.path = path
+        self.header = header
+        self.fd = fd
+        self.direct = direct
+        self.index = SegmentIndex()
+        self.write_pos = self.durable_pos = header.block_bytes
+        self.allocated_bytes = 0
+        self.next_offset = header.base_offset
+        self.last_header_crc = header.header_crc
+        self.sealed = False
+
+    @property
+    def base_offset(self) -> int:
+        """The offset of the segment's first record, and its name."""
+        return self.header.base_offset
+
+    def next_allocation(self, needed_bytes: int, segment_bytes: int) -> int:
+        """How large to make the file so that `needed_bytes` more fit: it doubles, in steps of
+        ALLOCATE_BYTES_MIN to ALLOCATE_BYTES_MAX, and stops at `segment_bytes`."""
+        end = self.write_pos + needed_bytes
+        step = min(max(self.allocated_bytes, ALLOCATE_BYTES_MIN), ALLOCATE_BYTES_MAX)
+        return max(end, min(self.allocated_bytes + step, round_up(segment_bytes, BLOCK_BYTES_MAX)))
+
+
+def create_segment(
+    directory: Path,
+    header: SegmentHeader,
+    allocate_bytes: int,
+    recycled: Path | None,
+    lock_wait_s: float,
+) -> Segment:
+    """Make `<base_offset>.wal` with a durable header, room for `allocate_bytes`, and the lock.
+
+    It is prepared under a temporary name and renamed, so that a segment that exists always has
+    its header. `recycled` is a retired segment to overwrite instead of a new file: overwriting
+    needs no journal of the file system. Raises OSError, LockTimeout, FileExistsError.
+    """
+    path = directory / file_name(header.base_offset, SEGMENT_SUFFIX)
+    if path.exists():
+        raise FileExistsError(f"{path} exists already")
+    temporary = path.with_suffix(path.suffix + TEMPORARY_SUFFIX)
+    if not directory.exists():
+        directory.mkdir()
+        fsync_dir(directory.parent)
+    if recycled is not None:
+        os.rename(recycled, temporary)
+    fd, direct = open_segment(temporary, create=recycled is None)
+    try:
+        lock_exclusive(fd, lock_wait_s, None)
+        allocate_bytes = max(allocate_bytes, os.fstat(fd).st_size)
+        os.posix_fallocate(fd, 0, allocate_bytes)
+        _memory, block = aligned_buffer(header.block_bytes, header.block_bytes)
+        crc = encode_segment_header(block, header)
+        if os.pwrite(fd, block, 0) != header.block_bytes:
+            raise OSError(f"short write of the header of {temporary}")
+        os.fsync(fd)
+        os.rename(temporary, path)
+        fsync_dir(directory)
+    except BaseException:
+        os.close(fd)
+        raise
+    segment = Segment(path, header._replace(header_crc=crc), fd, direct)
+    segment.last_header_crc = crc
+    segment.allocated_bytes = allocate_bytes
+    return segment
+
+
+def open_existing(
+    path: Path, lock_wait_s: float, on_lock_wait: Callable[[str], None] | None
+) -> Segment:
+    """Open and lock a segment and read its header; where it ends is for recovery to say.
+
+    Raises CorruptRecord for a bad header, LockTimeout, OSError.
+    """
+    fd, direct = open_segment(path)
+    try:
+        lock_exclusive(fd, lock_wait_s, on_lock_wait)
+        _memory, block = aligned_buffer(BLOCK_BYTES_MAX, BLOCK_BYTES_MAX)
+        size = os.preadv(fd, [block], 0)
+        header = decode_segment_header(block[:size])
+        if isinstance(header, str):
+            raise CorruptRecord(f"{path}: {header}")
+        if path.name != file_name(header.base_offset, SEGMENT_SUFFIX):
+            raise CorruptRecord(
+                f"{path}: its header says base offset {header.base_offset}: it was renamed"
+            )
+    except BaseException:
+        os.close(fd)
+        raise
+    segment = Segment(path, header, fd, direct)
+    segment.allocated_bytes = os.fstat(fd).st_size
+    return segment
+
+
+def cut(fd: int, end_pos: int) -> None:
+    """Cut a file at `end_pos` and make that durable: bytes behind it cannot come back."""
+    os.ftruncate(fd, end_pos)
+    os.fsync(fd)
