@@ -16,7 +16,6 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import uvloop
 
@@ -26,7 +25,7 @@ from storage.disk import Disk, open_segment
 from storage.errors import DiskUnavailable
 
 FILE_BYTES = 64 << 20
-BACKENDS: tuple[Literal["liburing", "threads"], ...] = ("liburing", "threads")
+BACKENDS = ("liburing", "threads")
 
 
 @dataclass(slots=True)
@@ -115,7 +114,8 @@ async def measure(path: Path, args: argparse.Namespace, depth: int) -> dict[str,
 
 
 def median(rounds: list[Round], name: str) -> float:
-    return statistics.median(getattr(one, name) for one in rounds)
+    values: list[float] = [getattr(one, name) for one in rounds]
+    return statistics.median(values)
 
 
 def main() -> None:

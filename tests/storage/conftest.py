@@ -22,7 +22,7 @@ LOOPS = {
 
 def open_or_skip(backend: str, loop: asyncio.AbstractEventLoop) -> Disk:
     try:
-        return open_disk(backend, loop, pytest.fail)  # type: ignore[arg-type]
+        return open_disk(backend, loop, pytest.fail)
     except DiskUnavailable as error:
         pytest.skip(str(error))
 

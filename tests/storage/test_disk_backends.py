@@ -198,6 +198,12 @@ def test_inside_a_container_that_forbids_rings_the_broker_gets_threads() -> None
     assert name == "threads"
 
 
+@needs_ring
+def test_the_probe_reports_a_ring_that_fails_in_the_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.uring.try_ring", lambda: os._exit(1))
+    assert "trial ring" in (probe_liburing() or "")
+
+
 # --- the ring ----------------------------------------------------------------------------------
 
 
