@@ -11,7 +11,6 @@ import gc
 import random
 import socket
 import time
-from typing import cast
 
 import uvloop
 
@@ -23,7 +22,7 @@ from rpk_py.metrics import ShardMetrics
 from rpk_py.partition_table import PartitionTable
 from rpk_py.producer_ids import ProducerIds
 from rpk_py.server import Server
-from storage.backend import Backend, open_disk
+from storage.backend import open_disk
 from storage.committer import Committer
 from storage.disk import Disk, alignment
 from storage.log import LogContext
@@ -47,7 +46,7 @@ async def _serve(
 ) -> int:
     loop = asyncio.get_running_loop()
     log = make_logger(config, shard=node_id)
-    disk = open_disk(cast(Backend, config.io_backend), loop, lambda message: log.warning(message))
+    disk = open_disk(config.io_backend, loop, lambda message: log.warning(message))
     metrics = ShardMetrics()
     context = LogContext(
         disk=disk,

@@ -7,9 +7,9 @@ v16 node_endpoints        v15, v17, v18 change what followers send
 Behaviour:  answers at once with data, on an error, with max_wait_ms <= 0, or without partitions;
             else waits until the high watermark brings min_bytes or max_wait_ms is over. Whole
             batches, as slices of the record buffers that were written: nothing is copied. Limits
-            are soft, as in Kafka: the first partition with data returns at least one batch. Fetch sessions
-            are declined: session_id is always 0 and every answer is full; a request that names a
-            session gets FETCH_SESSION_ID_NOT_FOUND. A cold read may answer with fewer than
+            are soft, as in Kafka: the first partition with data returns at least one batch. Fetch
+            sessions are declined: session_id is always 0 and every answer is full; a request that
+            names a session gets FETCH_SESSION_ID_NOT_FOUND. A cold read may answer with fewer than
             min_bytes before max_wait_ms.
 Deviations: last_fetched_epoch, replica_state and the tags of v17 and v18 belong to followers and
             are ignored until replication exists. read_committed and read_uncommitted are the same
