@@ -68,7 +68,7 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 
 # A machine without a compiler must still get a broker: failing here costs speed, never the run.
 uring: | $(BIN)/python ## build the io_uring backend (again); `make run` and `make test` do it once
-	@echo "==> building the io_uring backend from source (about 90 s once; pip caches the result)"
+	@echo "==> building the io_uring backend from source (a minute or two once; pip caches it)"
 	@if $(PIP) install --progress-bar off --editable '.[uring]' >$(VENV)/uring.log 2>&1; then \
 	  echo "==> io_uring backend ready"; \
 	else \

@@ -285,8 +285,9 @@ def rule_no_dead_modules(tree: Tree) -> Iterator[str]:
 def rule_lines_fit(tree: Tree) -> Iterator[str]:
     for source in tree.python:
         for number, line in enumerate(source.text.splitlines(), 1):
-            if len(line) > LINE_COLUMNS_MAX:
-                yield f"{source.path}:{number}: {len(line)} columns, at most {LINE_COLUMNS_MAX}"
+            columns = len(re.sub(r"  # (type: ignore|noqa|fmt:).*", "", line))  # as ruff counts
+            if columns > LINE_COLUMNS_MAX:
+                yield f"{source.path}:{number}: {columns} columns, at most {LINE_COLUMNS_MAX}"
 
 
 def rule_functions_fit(tree: Tree) -> Iterator[str]:
