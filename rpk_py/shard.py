@@ -16,6 +16,7 @@ import uvloop
 
 from rpk_py.config import Config
 from rpk_py.context import Broker
+from rpk_py.data_dir import LOCK_NAME
 from rpk_py.log_setup import make_logger
 from rpk_py.metadata.replica import open_replica
 from rpk_py.metrics import ShardMetrics
@@ -50,10 +51,10 @@ async def _serve(
     metrics = ShardMetrics()
     context = LogContext(
         disk=disk,
-        committer=Committer(disk, loop),
+        committer=Committer(disk, loop, metrics.observe_write),
         cache=RecordCache(config.cache_bytes),
         pool=SegmentPool(config.data_dir / RECYCLE / str(node_id), config.recycle_bytes),
-        block_bytes=alignment(config.data_dir),
+        block_bytes=alignment(config.data_dir / LOCK_NAME),
         now_ms=lambda: time.time_ns() // 1_000_000,
         rng=random.SystemRandom(),
         report=lambda message: log.warning(message),
@@ -113,6 +114,7 @@ def _watch(metrics: ShardMetrics, broker: Broker, context: LogContext, disk: Dis
     watch("cache_hits", lambda: context.cache.hits)
     watch("cache_misses", lambda: context.cache.misses)
     watch("group_commits", lambda: disk.writes)
+    watch("group_commit_batches", lambda: context.committer.batches)
     watch("write_bytes", lambda: disk.write_bytes)
     watch("partitions", lambda: len(broker.partitions))
     watch("partitions_offline", lambda: sum(p.offline for p in broker.partitions))

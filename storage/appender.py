@@ -290,6 +290,7 @@ class SegmentAppender:
         segment.index.append(record.base_offset, pos, record.max_timestamp)
         self.written_offset = record.next_offset
         self._in_flight.append(record)
+        record.submitted_s = self._committer.clock_s()
         assert self.durable_offset <= self.written_offset <= self.appended_offset
         done: Callable[[int], None] = partial(self._written, record, total)
         self._committer.disk.write(segment.fd, view[:total], pos, done)
@@ -302,6 +303,9 @@ class SegmentAppender:
             self._owner.on_settled()
             return
         record.done = True
+        committer = self._committer
+        committer.batches += len(record.batch_bases)
+        committer.observe_write(committer.clock_s() - record.submitted_s)
         in_flight, segment = self._in_flight, self.segment
         assert segment is not None
         if not in_flight[0].done:
@@ -315,7 +319,7 @@ class SegmentAppender:
             if durable.checkpoint_state is not None:
                 self._owner.on_checkpoint(durable)
         if self._queued or self._open is not None:
-            self._committer.mark_dirty(self)
+            committer.mark_dirty(self)
         self._owner.on_durable(self.durable_offset)
 
     def _write_error(self, record: RecordBuffer, total: int, res: int) -> StorageError:

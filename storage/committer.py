@@ -24,18 +24,28 @@ class Flushable(Protocol):
         """Queue every write that may start now at the disk."""
 
 
+def _ignore(_seconds: float) -> None:
+    """Nobody measures."""
+
+
 class Committer:
     """Once a tick: flush every dirty appender, then one submit. One shard, one instance."""
 
-    __slots__ = ("_dirty", "_loop", "_scheduled", "commits", "disk", "flushes")
+    __slots__ = ("_dirty", "_loop", "_scheduled", "batches", "clock_s", "disk", "observe_write")
 
-    def __init__(self, disk: Disk, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        loop: asyncio.AbstractEventLoop,
+        observe_write: Callable[[float], None] = _ignore,
+    ) -> None:
         self.disk = disk
+        self.clock_s = loop.time
+        self.observe_write = observe_write  # given the seconds from submit to durable, each write
+        self.batches = 0  # record batches made durable
         self._loop = loop
         self._dirty: list[Flushable] = []
         self._scheduled = False
-        self.commits = 0
-        self.flushes = 0
 
     def mark_dirty(self, appender: Flushable) -> None:
         """Have `appender` flushed at the end of this tick."""
@@ -57,6 +67,4 @@ class Committer:
         for appender in dirty:
             appender.dirty = False
             appender.flush()
-        self.commits += 1
-        self.flushes += len(dirty)
         self.disk.submit()

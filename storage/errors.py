@@ -11,10 +11,6 @@ class StorageError(Exception):
     """Base of everything storage raises of its own."""
 
 
-class SegmentFull(StorageError):
-    """The record does not fit in the active segment: roll, then append once more."""
-
-
 class CorruptRecord(StorageError):
     """Bytes that had been acknowledged are damaged. Nothing is cut: an operator decides."""
 

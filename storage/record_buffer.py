@@ -42,6 +42,7 @@ class RecordBuffer:
         "prev_header_crc",
         "rolls",
         "size",
+        "submitted_s",
         "view",
     )
 
@@ -62,6 +63,7 @@ class RecordBuffer:
         self.end_pos = -1
         self.prev_header_crc = 0
         self.header_crc = 0
+        self.submitted_s = 0.0
         self.done = False
         self.rolls = False
         self.checkpoint_state: bytes | None = None

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from storage.buffers import aligned_buffer
-from storage.disk import fsync_dir, lock_exclusive, open_segment
+from storage.disk import allocate, fsync_dir, lock_exclusive, open_segment
 from storage.errors import CorruptRecord
 from storage.index import SegmentIndex
 from storage.wal_format import (
@@ -111,7 +111,7 @@ def create_segment(
     try:
         lock_exclusive(fd, lock_wait_s, None)
         allocate_bytes = max(allocate_bytes, os.fstat(fd).st_size)
-        os.posix_fallocate(fd, 0, allocate_bytes)
+        allocate(fd, 0, allocate_bytes)
         _memory, block = aligned_buffer(header.block_bytes, header.block_bytes)
         crc = encode_segment_header(block, header)
         if os.pwrite(fd, block, 0) != header.block_bytes:
