@@ -51,7 +51,7 @@ async def _serve(
     metrics = ShardMetrics()
     context = LogContext(
         disk=disk,
-        committer=Committer(disk, loop, metrics.observe_write),
+        committer=Committer(disk, loop, time.perf_counter, metrics.observe_write),
         cache=RecordCache(config.cache_bytes),
         pool=SegmentPool(config.data_dir / RECYCLE / str(node_id), config.recycle_bytes),
         block_bytes=alignment(config.data_dir / LOCK_NAME),

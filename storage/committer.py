@@ -37,10 +37,11 @@ class Committer:
         self,
         disk: Disk,
         loop: asyncio.AbstractEventLoop,
+        clock_s: Callable[[], float],
         observe_write: Callable[[float], None] = _ignore,
     ) -> None:
         self.disk = disk
-        self.clock_s = loop.time
+        self.clock_s = clock_s  # not the loop's, which stands still within a tick
         self.observe_write = observe_write  # given the seconds from submit to durable, each write
         self.batches = 0  # record batches made durable
         self._loop = loop
