@@ -339,7 +339,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _must_wait(self) -> bool:
         """Whether the next request has to wait."""
-        if self._blocked or self._writing_paused:
+        if self._blocked or self._writing_paused or self._broker.stopping:
             return True
         broker, config = self._broker, self._broker.config
         if self._inflight_bytes > config.connection_inflight_bytes_max:
@@ -386,7 +386,6 @@ class Connection(asyncio.BufferedProtocol):
 
     def finish(self) -> None:
         """The broker stops: read no more, and answer long polls now."""
-        self._blocked = True
         self._pause_reading()
         for slot in list(self._slots):
             if slot.pending is not None and not slot.ready:

@@ -193,11 +193,12 @@ class SegmentAppender:
     def prepared(self, segment: Segment) -> None:
         """The log has made room in `segment`: go on."""
         self._preparing = False
+        if self.failed is not None:
+            return
         if segment is not self.segment:
             self.segment = segment
             self._queued[0].rolls = False
-        if self.failed is None:
-            self._committer.mark_dirty(self)
+        self._committer.mark_dirty(self)
 
     def fail(self, error: StorageError) -> None:
         """Stop for good: forget what is not durable and tell the log. Only the first counts."""

@@ -16,7 +16,7 @@ from crc32c import crc32c
 
 _MAGIC = b"RPKC"
 _VERSION = 1
-# magic, version, clean, segment base offset, incarnation, pos, previous header CRC,
+# magic, version, flags (0), segment base offset, incarnation, pos, previous header CRC,
 # next offset, log start offset, high watermark, epochs, bytes of index, bytes of producer state
 _HEAD = struct.Struct(">4sHHqQQIqqqIII")
 _EPOCH = struct.Struct(">iq")
@@ -38,7 +38,6 @@ class Checkpoint:
     next_offset: int
     log_start_offset: int = 0
     high_watermark: int = 0
-    clean: bool = False
     epochs: list[tuple[int, int]] = field(default_factory=list)
     index: bytes = b""
     state: bytes = b""
@@ -46,7 +45,7 @@ class Checkpoint:
     def encode(self) -> bytes:
         """The file's bytes, CRC-32C last."""
         head = _HEAD.pack(
-            _MAGIC, _VERSION, self.clean, self.segment_base_offset, self.incarnation, self.pos,
+            _MAGIC, _VERSION, 0, self.segment_base_offset, self.incarnation, self.pos,
             self.prev_header_crc, self.next_offset, self.log_start_offset, self.high_watermark,
             len(self.epochs), len(self.index), len(self.state),
         )  # fmt: skip
@@ -60,7 +59,7 @@ def decode_checkpoint(data: bytes) -> Checkpoint | None:
     if len(data) < _HEAD.size + 4 or crc32c(data[:-4]) != int.from_bytes(data[-4:], "big"):
         return None
     (
-        magic, version, clean, segment_base_offset, incarnation, pos, prev_header_crc,
+        magic, version, _flags, segment_base_offset, incarnation, pos, prev_header_crc,
         next_offset, log_start_offset, high_watermark, epoch_count, index_bytes, state_bytes,
     ) = _HEAD.unpack_from(data)  # fmt: skip
     epochs_end = _HEAD.size + _EPOCH.size * epoch_count
@@ -70,5 +69,5 @@ def decode_checkpoint(data: bytes) -> Checkpoint | None:
     epochs = [(epoch, start) for epoch, start in _EPOCH.iter_unpack(data[_HEAD.size : epochs_end])]
     return Checkpoint(
         segment_base_offset, incarnation, pos, prev_header_crc, next_offset, log_start_offset,
-        high_watermark, bool(clean), epochs, data[epochs_end:index_end], data[index_end:-4],
+        high_watermark, epochs, data[epochs_end:index_end], data[index_end:-4],
     )  # fmt: skip

@@ -488,7 +488,10 @@ class Log:
     # -- the end ---------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Make everything durable, write a clean checkpoint and close the files."""
+        """Make everything durable, write a checkpoint at the end and close the files.
+
+        The preallocated space is given back, so that the next start finds nothing to scan.
+        """
         if self.failed is None and not self._closed:
             self._appender.flush_now()
             await self._until_idle()
@@ -502,7 +505,7 @@ class Log:
                 segment.next_offset,
                 self._state.snapshot(),
             )
-            checkpoint.clean = True
+            await self._context.disk.run(cut, segment.fd, segment.write_pos)
             await self._write_checkpoint(checkpoint)
         await self._close_files()
 
