@@ -1,0 +1,181 @@
+"""The configuration: what is valid, what an error says, and how text becomes a value."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from rpk_py import topic_configs
+from rpk_py.config import Config, ConfigError, parse_address, parse_setting, setting_names
+from rpk_py.cores import claim
+
+DIR = Path("/data")
+
+
+def test_the_defaults_are_valid() -> None:
+    assert Config(data_dir=DIR).node_ids == [0]
+
+
+def test_node_ids_are_host_id_times_128_plus_shard() -> None:
+    assert Config(data_dir=DIR, host_id=2, smp=3).node_ids == [256, 257, 258]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("smp", 0, "between 1 and 128"),
+        ("smp", 129, "between 1 and 128"),
+        ("kafka_port", 65536, "between 0 and 65535"),
+        ("admin_port", -1, "between 0 and 65535"),
+        ("log_level", "loud", "one of debug, info"),
+        ("io_backend", "magic", "one of auto, liburing, threads"),
+        ("max_message_bytes", 200_000_000, "must not exceed frame_bytes_max"),
+        ("restart_backoff_s", 9.0, "must not exceed restart_backoff_s_max"),
+    ],
+)
+def test_an_error_names_the_setting_and_what_would_be_right(
+    name: str, value: object, says: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}={value} is not valid: .*{says}"):
+        Config(**{"data_dir": DIR, name: value})
+
+
+def test_shards_must_fit_between_the_port_and_65535() -> None:
+    with pytest.raises(ConfigError, match="4 shards need ports"):
+        Config(data_dir=DIR, kafka_port=65533, smp=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("cache_bytes", "4096", 4096),
+        ("lock_wait_s", "0.5", 0.5),
+        ("auto_create_topics", "False", False),
+        ("write_caching", "true", True),
+        ("advertise_host", "broker.example", "broker.example"),
+        ("advertise_host", "", None),
+        ("advertise_port", "1234", 1234),
+        ("io_backend", "threads", "threads"),
+        ("data_dir", "/x", Path("/x")),
+    ],
+)
+def test_text_becomes_the_settings_type(name: str, text: str, value: object) -> None:
+    assert parse_setting(name, text) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("cash_bytes", "1", "no such setting; there are .*cache_bytes"),
+        ("cache_bytes", "many", "must be a number"),
+        ("write_caching", "perhaps", "must be true or false"),
+    ],
+)
+def test_wrong_text_is_an_error_that_helps(name: str, text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_setting(name, text)
+
+
+def test_every_setting_can_be_given_as_text() -> None:
+    config = Config(data_dir=DIR)
+    for name in setting_names():
+        value = getattr(config, name)
+        text = "" if value is None else str(value)
+        assert parse_setting(name, text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:9092", ("127.0.0.1", 9092)),
+        ("localhost:0", ("localhost", 0)),
+        ("[::1]:9092", ("::1", 9092)),
+        ("[::1]", ("::1", 7)),
+        ("broker", ("broker", 7)),
+    ],
+)
+def test_addresses_are_host_and_port(text: str, address: tuple[str, int]) -> None:
+    assert parse_address("--kafka-addr", text, 7) == address
+
+
+@pytest.mark.parametrize("text", ["", ":9092", "a:", "a:b", "a:65536", "a:-1", "::1:9092", "[::1"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--kafka-addr="):
+        parse_address("--kafka-addr", text)
+
+
+# Topic configs.
+
+
+@pytest.mark.parametrize("name", topic_configs.TOPIC_CONFIGS)
+def test_the_default_of_every_topic_config_is_valid(name: str) -> None:
+    value = topic_configs.effective_value(name, {}, Config(data_dir=DIR))
+    assert topic_configs.validate(name, value) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("segment.bytes", "1"),
+        ("retention.ms", "soon"),
+        ("retention.ms", "-2"),
+        ("cleanup.policy", "burn"),
+        ("cleanup.policy", ""),
+        ("message.timestamp.type", "createtime"),
+        ("write.caching", "maybe"),
+        ("min.cleanable.dirty.ratio", "1.5"),
+        ("min.cleanable.dirty.ratio", "nan"),
+        ("compression.type", None),
+        ("no.such.config", "1"),
+    ],
+)
+def test_a_wrong_topic_config_is_refused_by_name(name: str, value: str | None) -> None:
+    problem = topic_configs.validate(name, value)
+    assert problem is not None
+    assert name in problem
+
+
+def test_a_topics_own_config_wins_over_the_brokers_and_that_over_the_default() -> None:
+    plain = Config(data_dir=DIR)
+    cached = dataclasses.replace(plain, write_caching=True)
+    assert not topic_configs.log_settings({}, plain).write_caching
+    assert topic_configs.log_settings({}, cached).write_caching
+    assert not topic_configs.log_settings({"write.caching": "false"}, cached).write_caching
+
+
+def test_effective_configs_say_where_each_value_comes_from() -> None:
+    config = Config(data_dir=DIR, flush_ms=7)
+    entries = {e.name: e for e in topic_configs.effective({"segment.bytes": "20000"}, config)}
+    assert entries["segment.bytes"][1:4] == ("20000", False, topic_configs.SOURCE_TOPIC)
+    assert entries["flush.ms"][1:4] == ("7", False, topic_configs.SOURCE_STATIC_BROKER)
+    assert entries["retention.ms"][3] == topic_configs.SOURCE_DEFAULT
+    assert entries.keys() == topic_configs.TOPIC_CONFIGS.keys()
+
+
+# Cores.
+
+
+def test_two_brokers_never_get_the_same_core(tmp_path: Path) -> None:
+    messages: list[str] = []
+    config = Config(data_dir=DIR, smp=2)
+    first, first_fds = claim(config, messages.append, [0, 1, 2], tmp_path)
+    second, second_fds = claim(config, messages.append, [0, 1, 2], tmp_path)
+    assert first == [0, 1]
+    assert second == [2, None]
+    assert len(messages) == 1
+    assert messages[0].startswith("1 of 2 shards run without a core")
+    for fd in first_fds:
+        os.close(fd)
+    third, third_fds = claim(config, messages.append, [0, 1, 2], tmp_path)
+    assert third == [0, 1]
+    for fd in second_fds + third_fds:
+        os.close(fd)
+
+
+def test_an_overprovisioned_broker_claims_nothing(tmp_path: Path) -> None:
+    config = Config(data_dir=DIR, smp=2, overprovisioned=True)
+    assert claim(config, print, [0, 1], tmp_path) == ([None, None], [])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,134 @@
+"""Cluster metadata on disk: commits, reopening, formats, and who else may hold the file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from rpk_py.metadata.placement import led_by
+from rpk_py.metadata.sqlite_store import SqliteStore
+from rpk_py.metadata.state import (
+    BrokerConfigsChanged,
+    Delta,
+    NodesChanged,
+    NodeState,
+    PartitionsChanged,
+    TopicConfigsChanged,
+    TopicCreated,
+    TopicDeleted,
+    TopicState,
+    apply,
+)
+from rpk_py.metadata.store import StoreError
+
+ID_A = bytes(range(16))
+ID_B = bytes(range(1, 17))
+
+
+def make_store(path: Path, host_id: int = 0) -> SqliteStore:
+    return SqliteStore(path / "metadata.db", host_id, lambda: os.urandom(16))
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    store = make_store(tmp_path)
+    store.open()
+    yield store
+    store.close()
+
+
+def created(name: str, topic_id: bytes) -> TopicCreated:
+    partitions = [led_by(0, 0, 0), led_by(1, 1, 0)]
+    return TopicCreated(TopicState(name, topic_id, partitions, {"segment.bytes": "20000"}))
+
+
+def test_a_new_file_has_a_cluster_id_of_22_characters_and_revision_0(store: SqliteStore) -> None:
+    state = store.load()
+    assert state.revision == 0
+    assert len(state.cluster_id) == 22
+    assert not state.topics
+
+
+def test_what_was_committed_is_there_after_opening_again(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    deltas = [
+        Delta(1, (created("a", ID_A), created("b", ID_B))),
+        Delta(2, (PartitionsChanged(ID_A, (led_by(1, 0, 1), led_by(2, 0, 0))),)),
+        Delta(3, (TopicConfigsChanged(ID_A, {}), BrokerConfigsChanged({"flush.ms": "1"}))),
+        Delta(4, (TopicDeleted("b", ID_B), NodesChanged((NodeState(0, None, 9092),)))),
+    ]
+    expected = store.load()
+    for delta in deltas:
+        store.commit(delta)
+        apply(expected, delta)
+    expected.nodes = {}  # not stored
+    store.close()
+    again = make_store(tmp_path)
+    again.open()
+    assert again.load() == expected
+    again.close()
+
+
+@pytest.mark.parametrize("revision", [0, 2])
+def test_a_commit_on_top_of_another_revision_is_refused(store: SqliteStore, revision: int) -> None:
+    before = store.load()
+    with pytest.raises(StoreError, match="revision 0"):
+        store.commit(Delta(revision, (created("a", ID_A),)))
+    assert store.load() == before
+
+
+def test_a_commit_that_fails_in_the_middle_leaves_nothing_behind(store: SqliteStore) -> None:
+    before = store.load()
+    with pytest.raises(StoreError):
+        store.commit(Delta(1, (created("a", ID_A), created("a", ID_B))))  # a name twice
+    assert store.load() == before
+    store.commit(Delta(1, (created("a", ID_A),)))
+
+
+def test_producer_ids_are_never_given_out_twice(store: SqliteStore, tmp_path: Path) -> None:
+    assert store.allocate_producer_ids(1000) == 0
+    store.close()
+    again = make_store(tmp_path)
+    again.open()
+    assert again.allocate_producer_ids(1000) == 1000
+    again.close()
+
+
+def test_a_second_process_cannot_open_the_file(store: SqliteStore, tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "metadata.db", timeout=0)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("SELECT * FROM meta")
+    other.close()
+
+
+def test_a_newer_format_is_refused_with_what_to_do(store: SqliteStore, tmp_path: Path) -> None:
+    store.close()
+    raw = sqlite3.connect(tmp_path / "metadata.db")
+    raw.execute("PRAGMA user_version=99")
+    raw.close()
+    with pytest.raises(StoreError, match=r"format 99.*newer rpk-py"):
+        make_store(tmp_path).open()
+
+
+def test_a_data_directory_belongs_to_one_host_id(store: SqliteStore, tmp_path: Path) -> None:
+    store.close()
+    with pytest.raises(StoreError, match="belongs to host_id 0"):
+        make_store(tmp_path, host_id=3).open()
+
+
+def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "metadata.db").write_bytes(b"no database at all, but long enough" * 40)
+    with pytest.raises(StoreError, match=r"cannot open .*metadata\.db"):
+        make_store(tmp_path).open()
+
+
+def test_commits_are_synced_and_not_in_wal_mode(store: SqliteStore) -> None:
+    assert store._connection is not None
+    pragma = store._connection.execute
+    assert pragma("PRAGMA journal_mode").fetchone() == ("delete",)
+    assert pragma("PRAGMA synchronous").fetchone() == (3,)  # EXTRA
+    assert pragma("PRAGMA locking_mode").fetchone() == ("exclusive",)
