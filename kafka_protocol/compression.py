@@ -26,6 +26,8 @@ _XERIAL_MAGIC = b"\x82SNAPPY\x00"
 _XERIAL_HEADER = _XERIAL_MAGIC + struct.pack(">ii", 1, 1)
 _XERIAL_BLOCK_BYTES = 32 * 1024
 _INT32 = struct.Struct(">i")
+_CAPACITY_MIN = 64 * 1024
+_RATIO_GUESS = 8
 _GZIP_WBITS = 31  # the gzip container around a 32 KiB window
 
 
@@ -90,10 +92,17 @@ def _gunzip(data: Buffer, size_max: int) -> bytes:
 
 
 def _inflate_into(codec: Any, data: Buffer, size_max: int) -> memoryview:
-    """Decompress into a buffer of the size allowed; memory that is not used is never touched."""
-    out = bytearray(size_max)
-    size = codec.decompress_into(data, out)
-    return memoryview(out)[:size].toreadonly()
+    """Decompress into a buffer that grows up to size_max: the frame need not say its size."""
+    capacity = min(size_max, max(_CAPACITY_MIN, _RATIO_GUESS * len(data)))
+    while True:
+        out = bytearray(capacity)
+        try:
+            size = codec.decompress_into(data, out)
+            return memoryview(out)[:size].toreadonly()
+        except cramjam.DecompressionError:  # too small a buffer or bad bytes: the same error
+            if capacity == size_max:
+                raise
+            capacity = min(size_max, capacity * _RATIO_GUESS)
 
 
 def _compress_xerial(data: memoryview) -> bytes:

@@ -1,0 +1,67 @@
+"""Golden bytes: what a case is, and the record batches that cases and tests share.
+
+The batches were recorded from librdkafka 2.16.0, one a codec, and hold the records RECORDS. The
+frames are in cases_requests.py and cases_responses.py. Bytes here never change to please the code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kafka_protocol.record_batch import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One frame without its size: hex decodes to the message, and the message encodes to hex."""
+
+    source: str
+    version: int
+    correlation_id: int
+    client_id: str | None  # None also in responses, which have none
+    message: Any
+    hex: str
+
+    @property
+    def frame(self) -> bytes:
+        return bytes.fromhex(self.hex)
+
+
+TOPIC_ID = bytes(range(1, 17))
+RECORDS = [
+    Record(0, 1700000000123, b"key", b"value-1" * 20, [("a", b"b"), ("n", None)]),
+    Record(1, 1700000000124, b"", b"", []),
+    Record(2, 1700000000120, None, None, []),
+]
+NONE_BATCH = bytes.fromhex(
+    "0000000000000000000000de0000000002d34692460000000000020000018bcfe5687b0000018bcf"
+    "e5687c000000000000126700000000000000000003ba02000000066b6579980276616c75652d3176"
+    "616c75652d3176616c75652d3176616c75652d3176616c75652d3176616c75652d3176616c75652d"
+    "3176616c75652d3176616c75652d3176616c75652d3176616c75652d3176616c75652d3176616c75"
+    "652d3176616c75652d3176616c75652d3176616c75652d3176616c75652d3176616c75652d317661"
+    "6c75652d3176616c75652d310402610262026e010c0002020000000c000504010100"
+)
+GZIP_BATCH = bytes.fromhex(
+    "00000000000000000000006e00000000024a932b680001000000020000018bcfe5687b0000018bcf"
+    "e5687c0000000000001267000000000000000000031f8b0800000000000003dbc5c4c0c0c0969d5a"
+    "3983a92c31a73455d77050502c4c894c494c798c3c0c4c2007f230b0b230323200000e134a40ad00"
+    "0000"
+)
+SNAPPY_BATCH = bytes.fromhex(
+    "0000000000000000000000650000000002143b71530002000000020000018bcfe5687b0000018bcf"
+    "e5687c000000000000126700000000000000000003ad0144ba02000000066b6579980276616c7565"
+    "2d31fe0700fe07000507540402610262026e010c0002020000000c000504010100"
+)
+LZ4_BATCH = bytes.fromhex(
+    "00000000000000000000006f0000000002abf817f70003000000020000018bcfe5687b0000018bcf"
+    "e5687c00000000000012670000000000000000000304224d186040822f000000ff03ba0200000006"
+    "6b6579980276616c75652d31070072f0070402610262026e010c0002020000000c00050401010000"
+    "000000"
+)
+ZSTD_BATCH = bytes.fromhex(
+    "00000000000000000000006a0000000002771e9d510004000000020000018bcfe5687b0000018bcf"
+    "e5687c00000000000012670000000000000000000328b52ffd00588501008402ba02000000066b65"
+    "79980276616c75652d310402610262026e010c0002020000000c000504010100010004a24a18"
+)
+BATCHES = [NONE_BATCH, GZIP_BATCH, SNAPPY_BATCH, LZ4_BATCH, ZSTD_BATCH]  # by codec id
