@@ -32,35 +32,6 @@ class FetchWaiter(Protocol):
         """The high watermark moved, or the partition failed or went away."""
 
 
-class ReplayedProducers:
-    """storage.log.ProducerState over a partition's Producers."""
-
-    __slots__ = ("_producers",)
-
-    def __init__(self, producers: Producers) -> None:
-        self._producers = producers
-
-    def load(self, snapshot: bytes) -> None:
-        """Start from a checkpoint's snapshot."""
-        self._producers.load(snapshot)
-
-    def snapshot(self) -> bytes:
-        """The state as of the last append."""
-        return self._producers.snapshot()
-
-    def replay(self, batch: BatchHeader) -> None:
-        """Note a batch that recovery found in the log."""
-        if batch.producer_id >= 0:
-            self._producers.update(
-                batch.producer_id,
-                batch.producer_epoch,
-                batch.base_sequence,
-                batch.last_offset_delta,
-                batch.base_offset,
-                batch.max_timestamp,
-            )
-
-
 class Partition:
     """One partition that this shard leads. `log` is None while it is offline from the start."""
 

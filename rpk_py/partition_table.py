@@ -26,7 +26,7 @@ from rpk_py.metadata.state import (
     TopicDeleted,
     TopicState,
 )
-from rpk_py.partition import Partition, ReplayedProducers
+from rpk_py.partition import Partition
 from rpk_py.topic_configs import log_settings
 from storage.errors import StorageError
 from storage.log import LogConfig, LogContext, discard_directory, empty_directory
@@ -146,7 +146,7 @@ class PartitionTable:
                 directory,
                 topic.topic_id,
                 state.index,
-                ReplayedProducers(partition.producers),
+                partition.producers,
                 self._trash,
             )
         except (StorageError, OSError, ValueError) as error:
