@@ -239,7 +239,7 @@ def parse_address(name: str, text: str, default_port: int | None = None) -> tupl
         host = host if colon else text
         if ":" in host:
             raise ConfigError(name, text, "an IPv6 address is written in brackets: [::1]:9092")
-    if not host:
+    if not host or (port_text is None and host.isdigit()):  # a port alone, its host forgotten
         raise ConfigError(name, text, expected)
     if port_text is None:
         return host, default_port

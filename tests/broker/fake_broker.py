@@ -1,0 +1,136 @@
+"""A broker whose shards are fakes: the real supervisor, for tests of processes.
+
+Run as a script. Each fake shard takes part in the control channel and answers commands, one JSON
+list a line, on its listening socket, so that a test can ask it what it sees and make it fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from rpk_py import supervisor
+from rpk_py.cli.start import make_config
+from rpk_py.config import Config, ConfigError
+from rpk_py.log_setup import make_logger
+from rpk_py.metadata.replica import MetadataReplica, open_replica
+from rpk_py.metadata.requests import TopicSpec
+from rpk_py.metrics import ShardMetrics
+from rpk_py.shard_process import FATAL_EXIT
+from rpk_py.startup_error import StartupError
+
+OPTIONS: dict[str, Any] = {
+    "kafka_addr": "127.0.0.1:0",
+    "advertise_kafka_addr": None,
+    "admin_addr": "127.0.0.1:0",
+    "smp": None,
+    "overprovisioned": True,
+    "settings": (),
+    "io_backend": "threads",
+    "log_format": "json",
+    "log_level": "debug",
+}
+
+
+def run(
+    config: Config, shard_index: int, node_id: int, listener: socket.socket, control: socket.socket
+) -> int:
+    """The fake's entry point; files in the data directory change how it behaves."""
+    if (config.data_dir / "shard-is-fatal").exists():
+        return FATAL_EXIT
+    if (config.data_dir / "shard-crashes").exists():
+        raise RuntimeError("crashed as asked")
+    return asyncio.run(serve(config, node_id, listener, control))
+
+
+async def serve(
+    config: Config, node_id: int, listener: socket.socket, control: socket.socket
+) -> int:
+    """Answer commands until told to stop."""
+    stop = asyncio.Event()
+    replica = await open_replica(node_id, control, make_logger(config))
+    replica.on_lost = stop.set
+    if not (config.data_dir / "shard-ignores-stop").exists():
+        replica.on_stop = stop.set
+    metrics = ShardMetrics()
+    metrics.count_request(0)
+    metrics.observe_write(0.003)
+    replica.snapshot_metrics = metrics.snapshot
+    await replica.start()
+    opened: set[asyncio.Task[None]] = set()
+
+    async def on_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        opened.add(task)
+        while line := await reader.readline():
+            answer = await command(replica, *json.loads(line))
+            writer.write(json.dumps(answer).encode() + b"\n")
+        writer.close()
+
+    server = await asyncio.start_server(on_client, sock=listener)
+    replica.ready(backend="fake", direct=True)
+    await stop.wait()
+    server.close()
+    for task in opened:
+        task.cancel()
+    await asyncio.gather(*opened, return_exceptions=True)
+    await replica.close()
+    return 0
+
+
+async def command(replica: MetadataReplica, name: str, *args: Any) -> Any:
+    """What a test asks for."""
+    if name == "create":
+        specs = [TopicSpec(topic, count) for topic, count in args]
+        results = await replica.create_topics(specs, 10_000, False)
+        return [[result.error_code, result.topic_id.hex()] for result in results]
+    if name == "topics":
+        return {
+            topic.name: [[p.leader, p.leader_epoch] for p in topic.partitions]
+            for topic in replica.state.topics.values()
+        }
+    if name == "nodes":
+        return [[node.node_id, node.host, node.port] for node in replica.state.nodes.values()]
+    if name == "process":
+        fds = {fd: link(fd) for fd in os.listdir("/proc/self/fd")}
+        return {
+            "pid": os.getpid(),
+            "parent": os.getppid(),
+            "node_id": replica.node_id,
+            "cores": sorted(os.sched_getaffinity(0)),
+            "fds": fds,
+        }
+    assert name == "exit"
+    os._exit(args[0])
+
+
+def link(fd: str) -> str:
+    """What a descriptor of this process leads to."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+
+
+def main(data_dir: str, options: str) -> int:
+    """Run a broker with OPTIONS, changed by a JSON object."""
+    changed = {**OPTIONS, **json.loads(options)}
+    shard_count = changed.pop("shard_count", 1)  # --smp takes only 1 so far, the supervisor any
+    try:
+        config = make_config(data_dir=Path(data_dir), **changed)
+        config = dataclasses.replace(config, smp=shard_count)
+        return supervisor.run(config, run, lambda info: None)
+    except (ConfigError, StartupError) as error:
+        print(f"rpk-py: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

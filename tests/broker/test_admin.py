@@ -1,0 +1,209 @@
+"""Admin HTTP: status, metrics, and what happens to a client that asks for nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from rpk_py.admin import AdminServer
+from rpk_py.config import Config
+from rpk_py.metrics import ShardMetrics, render
+
+
+class SilentLog:
+    """A logger that remembers events."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def exception(self, event: str, **values: object) -> None:
+        self.events.append(event)
+
+
+class Admin:
+    """A server on a free port whose answers a test sets."""
+
+    def __init__(self, **config: Any) -> None:
+        self.config = Config(data_dir=Path("/data"), **config)
+        self.status: tuple[bool, dict[str, Any]] = (True, {"status": "ready"})
+        self.broken = False
+        self.log = SilentLog()
+        self.server = AdminServer(self.config, lambda: self.status, self.metrics, self.log)
+        self.port = 0
+
+    async def metrics(self) -> bytes:
+        if self.broken:
+            raise RuntimeError("no metrics today")
+        return b"rpk_up 1\n"
+
+    async def start(self) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        await self.server.start(listener)
+
+    async def send(self, data: bytes) -> bytes:
+        """Send bytes on a new connection and read until the server closes it."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(data)
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    async def get(self, target: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+        """One request that asks for the connection to be closed."""
+        request = f"{method} {target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+        return split(await self.send(request.encode()))
+
+
+def split(answer: bytes) -> tuple[int, dict[str, str], bytes]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)  # ours are in lower case
+    return int(status.split()[1]), headers, body
+
+
+def run(scenario: Callable[[Admin], Coroutine[Any, Any, None]], **config: Any) -> Admin:
+    async def main() -> Admin:
+        admin = Admin(**config)
+        await admin.start()
+        try:
+            async with asyncio.timeout(10):
+                await scenario(admin)
+        finally:
+            await admin.server.close()
+        return admin
+
+    return asyncio.run(main())
+
+
+def test_a_ready_broker_answers_200_and_one_that_is_not_503() -> None:
+    async def scenario(admin: Admin) -> None:
+        status, headers, body = await admin.get("/v1/status/ready")
+        assert (status, headers["content-type"]) == (200, "application/json")
+        assert json.loads(body) == {"status": "ready"}
+        admin.status = (False, {"status": "recovering"})
+        status, _, body = await admin.get("/v1/status/ready")
+        assert (status, json.loads(body)) == (503, {"status": "recovering"})
+
+    run(scenario)
+
+
+def test_metrics_are_text_and_a_query_is_ignored() -> None:
+    async def scenario(admin: Admin) -> None:
+        status, headers, body = await admin.get("/metrics?name[]=x")
+        assert (status, body) == (200, b"rpk_up 1\n")
+        assert headers["content-type"].startswith("text/plain; version=0.0.4")
+
+    run(scenario)
+
+
+def test_an_unknown_path_is_404_and_says_what_there_is() -> None:
+    async def scenario(admin: Admin) -> None:
+        status, _, body = await admin.get("/")
+        assert status == 404
+        assert b"GET /metrics" in body
+
+    run(scenario)
+
+
+def test_another_method_is_405_and_says_which_is_allowed() -> None:
+    async def scenario(admin: Admin) -> None:
+        status, headers, _ = await admin.get("/metrics", "DELETE")
+        assert (status, headers["allow"]) == (405, "GET")
+
+    run(scenario)
+
+
+def test_a_connection_serves_many_requests_in_order() -> None:
+    async def scenario(admin: Admin) -> None:
+        one = b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n"
+        last = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+        answer = await admin.send(one + one + last)
+        assert answer.count(b"rpk_up 1\n") == 2
+        assert answer.count(b"HTTP/1.1 404") == 1
+
+    run(scenario)
+
+
+def test_a_request_with_a_body_is_answered_and_the_body_ignored() -> None:
+    async def scenario(admin: Admin) -> None:
+        head = (
+            b"POST /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 3\r\n\r\n"
+        )
+        assert split(await admin.send(head + b"abc"))[0] == 405
+
+    run(scenario)
+
+
+def test_what_is_not_http_is_400() -> None:
+    async def scenario(admin: Admin) -> None:
+        assert split(await admin.send(b"\x00\x00\x00\x2a kafka?\r\n\r\n"))[0] == 400
+
+    run(scenario)
+
+
+def test_headers_beyond_the_limit_are_refused() -> None:
+    async def scenario(admin: Admin) -> None:
+        answer = await admin.send(b"GET / HTTP/1.1\r\na: " + b"x" * 2000)
+        assert split(answer)[0] == 431
+
+    run(scenario, admin_header_bytes_max=1000)
+
+
+def test_an_idle_connection_is_closed() -> None:
+    async def scenario(admin: Admin) -> None:
+        assert await admin.send(b"GET / HTT") == b""
+
+    run(scenario, admin_idle_s=0.05)
+
+
+def test_more_connections_than_allowed_are_closed_at_once() -> None:
+    async def scenario(admin: Admin) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", admin.port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n")
+        await reader.readuntil(b"rpk_up 1\n")
+        assert await admin.send(b"") == b""
+        writer.close()
+
+    run(scenario, admin_connections_max=1)
+
+
+def test_a_failure_is_500_and_logged() -> None:
+    async def scenario(admin: Admin) -> None:
+        admin.broken = True
+        status, _, body = await admin.get("/metrics")
+        assert status == 500
+        assert b"no metrics today" not in body
+
+    assert run(scenario).log.events == ["an admin request failed"]
+
+
+def test_the_exposition_holds_every_shards_values_with_labels() -> None:
+    one, two = ShardMetrics(), ShardMetrics()
+    one.count_request(0)
+    one.count_request(2)
+    one.count_error(6)
+    one.cache_hits += 5
+    one.observe_write(0.003)
+    one.observe_write(99.0)
+    two.watch("connections", lambda: 7)
+    shots = {0: one.snapshot(), 1: two.snapshot()}
+    text = render(json.loads(json.dumps(shots)), {"up": 1.0}).decode()
+    for line in (
+        "rpk_up 1.0",
+        'rpk_requests_total{api="Produce",shard="0"} 1.0',
+        'rpk_requests_total{api="ListOffsets",shard="0"} 1.0',
+        'rpk_errors_total{error="NOT_LEADER_OR_FOLLOWER",shard="0"} 1.0',
+        'rpk_cache_hits_total{shard="0"} 5.0',
+        'rpk_connections{shard="1"} 7.0',
+        'rpk_write_seconds_bucket{le="0.0025",shard="0"} 0.0',
+        'rpk_write_seconds_bucket{le="0.005",shard="0"} 1.0',
+        'rpk_write_seconds_bucket{le="+Inf",shard="0"} 2.0',
+        'rpk_write_seconds_count{shard="0"} 2.0',
+        "# HELP rpk_cache_hits_total Reads served from record buffers in memory.",
+    ):
+        assert line in text.splitlines()
