@@ -51,7 +51,7 @@ def compile_encoder(cls: type, version: int) -> Writer:
 def tags_reader(cls: type, version: int) -> Callable[[memoryview, int, Any], int]:
     """A reader of the tagged fields that end a struct: (buf, pos, obj) -> pos, sets attributes."""
     known = {
-        spec.tag: (spec.name, compile_reader(spec.kind, version, True, _is_nullable(spec, version)))
+        spec.tag: (spec.name, compile_reader(spec.kind, version, True, spec.is_nullable(version)))
         for spec in specs_of(cls)
         if spec.tag is not None and spec.active(version)
     }
@@ -103,10 +103,6 @@ def tags_writer(cls: type, version: int) -> Writer:
     return write
 
 
-def _is_nullable(spec: FieldSpec, version: int) -> bool:
-    return spec.nullable is not None and version >= spec.nullable
-
-
 def _on_wire(cls: type, version: int) -> list[FieldSpec]:
     return [spec for spec in specs_of(cls) if spec.tag is None and spec.active(version)]
 
@@ -149,17 +145,13 @@ def _struct_reader(cls: type, version: int, flexible: bool) -> Reader:
         layout = _layout(run)
         reader = None
         if last is not None:
-            reader = compile_reader(last.kind, version, flexible, _is_nullable(last, version))
+            reader = compile_reader(last.kind, version, flexible, last.is_nullable(version))
         size = layout.size if layout else 0
         segments.append((layout.unpack_from if layout else None, size, reader))
-    wire_fields = _on_wire(cls, version)
-    places = [index for index, spec in enumerate(specs_of(cls)) if spec in wire_fields]
+    on_wire, specs = _on_wire(cls, version), specs_of(cls)
+    end = specs.index(on_wire[-1]) if on_wire else 0
     # Fields that this version lacks, but that precede one it has, are filled in by position.
-    gaps = [
-        (index, spec.default_value)
-        for index, spec in enumerate(specs_of(cls))
-        if spec not in wire_fields and places and index < places[-1]
-    ]
+    gaps = [(i, spec.default_value) for i, spec in enumerate(specs[:end]) if spec not in on_wire]
     read_tags = tags_reader(cls, version) if flexible else None
 
     def read(buf: memoryview, pos: int) -> tuple[Any, int]:
@@ -248,7 +240,7 @@ def _struct_writer(cls: type, version: int, flexible: bool) -> Writer:
                 attrgetter(*names) if run else None,
                 len(run),
                 attrgetter(last.name) if last else None,
-                _writer(last.kind, version, flexible) if last else None,
+                _writer(last.kind, version, flexible, last.is_nullable(version)) if last else None,
             )
         )
     write_tags = tags_writer(cls, version) if flexible else None
@@ -265,21 +257,25 @@ def _struct_writer(cls: type, version: int, flexible: bool) -> Writer:
     return write
 
 
-def _writer(kind: Kind, version: int, flexible: bool) -> Writer:
-    """The writer of a value; null is written wherever the value is None, callers know the field."""
+def _writer(kind: Kind, version: int, flexible: bool, nullable: bool = False) -> Writer:
+    """The writer of one value of any type: (out, value) -> None."""
     if isinstance(kind, type):
         return _struct_writer(kind, version, flexible)
     if isinstance(kind, Primitive):
         pack = pystruct.Struct(">" + kind.code).pack
         return lambda out, value: out.extend(pack(value))
     if kind is STRING:
-        return wire.write_compact_nullable_string if flexible else wire.write_nullable_string
+        if flexible:
+            return wire.write_compact_nullable_string if nullable else wire.write_compact_string
+        return wire.write_nullable_string if nullable else wire.write_string
     item = kind.item if isinstance(kind, Array) else None
     code = _one_letter_code(item)
     write_item = _writer(item, version, flexible) if item is not None else None
 
     def write(out: bytearray, value: Any) -> None:
         if value is None:
+            if not nullable:
+                raise ValueError("None where null is not allowed")
             length = -1
         elif isinstance(value, list) and item is None:  # records may come as a list of pieces
             length = sum(map(len, value))

@@ -74,7 +74,12 @@ class FieldSpec:
     name: str = ""
 
     def active(self, version: int) -> bool:
+        """Whether this version has the field."""
         return self.since <= version <= self.until
+
+    def is_nullable(self, version: int) -> bool:
+        """Whether null is allowed in this version."""
+        return self.nullable is not None and version >= self.nullable
 
     def default_value(self) -> Any:
         """A fresh default: the declared one, else the type's (Kafka's rule; null is never it)."""

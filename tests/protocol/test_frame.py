@@ -216,3 +216,16 @@ def test_error_codes_are_those_of_kio() -> None:
 
     ours = {code.name.lower(): (code.value, code.retriable) for code in ErrorCode}
     assert ours == {code.name: (int(code.value), code.retriable) for code in Theirs}
+
+
+def test_null_where_it_is_not_allowed_cannot_be_encoded() -> None:
+    """Our own mistake must not reach a client as a malformed response."""
+    topic = metadata.MetadataResponseTopic(name=None)
+    response = metadata.MetadataResponse(topics=[topic])
+    assert frame.encode_response(ApiKey.METADATA, 12, 1, response)
+    for version in (0, 9, 11):
+        with pytest.raises((AttributeError, ValueError)):
+            frame.encode_response(ApiKey.METADATA, version, 1, response)
+    response = metadata.MetadataResponse(topics=None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not allowed"):
+        frame.encode_response(ApiKey.METADATA, 12, 1, response)

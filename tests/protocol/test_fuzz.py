@@ -104,7 +104,7 @@ def test_hostile_counts_at_every_position_allocate_nothing(hostile: str) -> None
 
 
 def test_a_count_is_judged_by_the_smallest_size_of_its_items() -> None:
-    """10,000 partitions of at least 8 bytes cannot lie in 40,000 bytes: refused before the first."""
+    """10,000 partitions of at least 8 bytes cannot lie in 40,000 bytes: refused at once."""
     topic = struct.pack(">ih1si", 1, 1, b"t", 10_000)
     body = struct.pack(">hhi", -1, 1, 1000) + topic + bytes(40_000)
     data = struct.pack(">hhih", 0, 3, 1, -1) + body
