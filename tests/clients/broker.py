@@ -1,0 +1,245 @@
+"""A real broker process for tests: started, killed in every way, restarted on the same ports.
+
+The process leads a session of its own, so that `kill` takes the supervisor and its shards at once,
+as a machine that loses power takes them; everything else goes by its own process id. The log is
+kept in a file beside the data directory and shown when a test fails (conftest.py).
+Ports lie below the kernel's ephemeral range: a client that keeps connecting to a dead port inside
+that range may be given the very same port as its source, talk to itself, and so take the port.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PORTS = range(11_000, 32_000)
+START_S_MAX = 30.0
+STOP_S_MAX = 20.0
+LOG_SHOWN_BYTES = 12_000
+
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], what: str, timeout_s: float = 20.0) -> T:
+    """The first true value of `condition`, looked at every few milliseconds.
+
+    Raises: AssertionError  naming `what` that did not happen in time
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+        time.sleep(0.005)
+
+
+def show_broker_logs(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Add the end of the log of every broker that a failed test used to its report."""
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(value, RunningBroker):
+                report.sections.append((f"log of {name}", value.log_text()))
+
+
+def _exists(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody uses now, outside the ephemeral range."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+class RunningBroker:
+    """One broker: its process, its addresses, and what can happen to it.
+
+    Shapes:  data_dir  where it keeps its data; on a real file system, so that Direct I/O works
+             settings  --set NAME=VALUE
+             pinned    False: --overprovisioned, so that tests share their cores
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        log_path: Path,
+        settings: Mapping[str, object] | None = None,
+        pinned: bool = False,
+    ) -> None:
+        self.data_dir = data_dir
+        self.log_path = log_path
+        self.port = free_port()
+        self.admin_port = free_port()
+        self._settings = dict(settings or {})
+        self._pinned = pinned
+        self._process: subprocess.Popen[bytes] | None = None
+
+    # -- addresses and processes -----------------------------------------------------------
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT for bootstrap.servers."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id."""
+        assert self._process is not None, "the broker does not run"
+        return self._process.pid
+
+    @property
+    def shard_pids(self) -> list[int]:
+        """The shards' process ids, as broker.json names them."""
+        return list(self.status_file()["shards"])
+
+    def status_file(self) -> dict[str, Any]:
+        """What broker.json says."""
+        status: dict[str, Any] = json.loads((self.data_dir / "broker.json").read_text())
+        return status
+
+    # -- start and stop --------------------------------------------------------------------
+
+    def start(self) -> RunningBroker:
+        """Start it and return when it is ready."""
+        assert self._process is None, "the broker runs already"
+        command = [sys.executable, "-m", "rpk_py", "start", "--log-format", "json"]
+        command += ["--data-dir", str(self.data_dir), "--kafka-addr", self.address]
+        command += ["--admin-addr", f"127.0.0.1:{self.admin_port}"]
+        command += [] if self._pinned else ["--overprovisioned"]
+        for name, value in self._settings.items():
+            command += ["--set", f"{name}={value}"]
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            wait_until(self._is_ready, "the broker is ready", START_S_MAX)
+        except AssertionError:
+            self.kill()
+            raise AssertionError(f"the broker did not get ready:\n{self.log_text()}") from None
+        return self
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        if (code := self._process.poll()) is not None:
+            raise AssertionError(f"the broker ended with exit code {code}")
+        try:
+            return bool(self.status_file()["pid"] == self._process.pid)
+        except FileNotFoundError:
+            return False
+
+    def stop(self) -> None:
+        """Stop it gracefully; it must say that all went well."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            code = self._process.wait(STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"no graceful stop within {STOP_S_MAX:g} s") from None
+        self._process = None
+        assert code == 0, f"a graceful stop ended with exit code {code}"
+
+    def kill(self) -> None:
+        """SIGKILL to the supervisor and all shards at once; returns when the supervisor is gone.
+
+        Writes of the shards may still be under way then, as the broker must cope with them.
+        """
+        assert self._process is not None
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it ended by itself
+        self._process.wait(STOP_S_MAX)
+        self._process = None
+
+    def kill_supervisor(self) -> None:
+        """SIGKILL to the supervisor alone: its shards must not outlive it."""
+        assert self._process is not None
+        shards = self.shard_pids
+        self._process.kill()
+        self._process.wait(STOP_S_MAX)
+        self._process = None
+        wait_until(lambda: not any(map(_exists, shards)), "the shards are gone")
+
+    def kill_shard(self) -> None:
+        """SIGKILL to the shard; returns when the supervisor has replaced it and it is ready."""
+        before = self.shard_pids
+        os.kill(before[0], signal.SIGKILL)
+        wait_until(lambda: self.shard_pids != before, "a new shard is ready")
+
+    def restart(self) -> None:
+        """Graceful stop and start on the same ports."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """End it, however it stands; for clean-up."""
+        if self._process is not None:
+            self.kill()
+
+    # -- what it says ----------------------------------------------------------------------
+
+    def http_get(self, path: str, method: str = "GET") -> tuple[int, str]:
+        """Ask the admin server: (status, body)."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=10)
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    def metrics(self) -> dict[str, float]:
+        """The values of /metrics, by name; those with labels are summed up."""
+        status, text = self.http_get("/metrics")
+        assert status == 200, text
+        values: dict[str, float] = {}
+        for line in text.splitlines():
+            if line and not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                name = name.partition("{")[0]
+                values[name] = values.get(name, 0.0) + float(value)
+        return values
+
+    def log_text(self) -> str:
+        """The end of its log."""
+        if not self.log_path.exists():
+            return ""
+        return self.log_path.read_bytes()[-LOG_SHOWN_BYTES:].decode(errors="replace")
+
+    def log_events(self, *levels: str) -> list[dict[str, Any]]:
+        """The log's lines of these levels (all without any), each a JSON object."""
+        events = []
+        for line in self.log_path.read_text().splitlines():
+            event = json.loads(line) if line.startswith("{") else {"level": "raw", "message": line}
+            if not levels or event["level"] in levels:
+                events.append(event)
+        return events

@@ -1,0 +1,43 @@
+"""Fixtures of the crash tests: the broker that is killed, and the disk that loses power."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clients.broker import show_broker_logs
+from tests.crash.cut_disk import CutDisk, CutDiskUnavailable
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Show the broker's log with a failed test."""
+    report = yield
+    show_broker_logs(item, report)
+    return report
+
+
+@pytest.fixture
+def seed() -> int:
+    """Decides when crashes happen; printed, and taken from RPK_PY_SEED to repeat a run."""
+    value = int(os.environ.get("RPK_PY_SEED") or random.SystemRandom().randrange(2**32))
+    print(f"RPK_PY_SEED={value}")
+    return value
+
+
+@pytest.fixture
+def cut_disk(tmp_path: Path) -> Iterator[CutDisk]:
+    """A disk that can lose power, or a skip that says why there is none."""
+    try:
+        disk = CutDisk(tmp_path)
+    except CutDiskUnavailable as error:
+        pytest.skip(str(error))
+    try:
+        yield disk
+    finally:
+        disk.close()

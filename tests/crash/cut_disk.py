@@ -1,0 +1,89 @@
+"""A disk that can lose power: ext4 on a loop device, shut down by ioctl as if the plug was pulled.
+
+EXT4_IOC_SHUTDOWN without a log flush makes the file system refuse everything from that moment and
+drop what it had only in memory: dirty pages and its own running journal. After unmount and mount
+what is left is what had been written through, exactly what a power cut leaves (minus the drive's
+own cache, which this cannot drop: the loop device's flushes are the host's).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+from tests.clients.broker import wait_until
+
+EXT4_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, u32)
+NOLOGFLUSH = struct.pack("I", 2)
+IMAGE_BYTES = 3 << 30  # sparse: only what is written takes space
+
+
+class CutDiskUnavailable(Exception):
+    """This machine cannot make one; the message says why."""
+
+
+class CutDisk:
+    """See the module; `path` is where the file system is mounted. Close it, whatever happens."""
+
+    def __init__(self, directory: Path) -> None:
+        if os.geteuid() != 0:
+            raise CutDiskUnavailable("power cuts need root, to mount a loop device")
+        if shutil.which("mkfs.ext4") is None or shutil.which("mount") is None:
+            raise CutDiskUnavailable("power cuts need mkfs.ext4 (e2fsprogs) and mount")
+        if not Path("/dev/loop-control").exists():
+            raise CutDiskUnavailable("power cuts need loop devices: there is no /dev/loop-control")
+        self._image = directory / "disk.img"
+        self.path = directory / "disk"
+        self.path.mkdir()
+        with self._image.open("wb") as image:
+            image.truncate(IMAGE_BYTES)
+        self._mounted = False
+        try:
+            _run("mkfs.ext4", "-q", "-F", str(self._image))
+            self._mount()
+        except subprocess.CalledProcessError as error:
+            self.close()
+            raise CutDiskUnavailable(f"no loop mount here: {error.stderr.strip()}") from None
+
+    def _mount(self) -> None:
+        _run("mount", "-t", "ext4", "-o", "loop", str(self._image), str(self.path))
+        self._mounted = True
+
+    def cut_power(self) -> None:
+        """From now on nothing more reaches the disk and whatever had not is lost."""
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, EXT4_IOC_SHUTDOWN, NOLOGFLUSH)
+        finally:
+            os.close(fd)
+
+    def restore(self) -> None:
+        """Power is back: mount it again; whoever used it must be dead.
+
+        A killed process's writes in flight keep the file system busy for a moment.
+        """
+        wait_until(self._unmounted, f"{self.path} is unmounted")
+        self._mount()
+
+    def _unmounted(self) -> bool:
+        done = subprocess.run(["umount", str(self.path)], capture_output=True, check=False)
+        self._mounted = done.returncode != 0
+        return not self._mounted
+
+    def close(self) -> None:
+        """Unmount, free the loop device, delete the image."""
+        try:
+            if self._mounted:
+                wait_until(self._unmounted, f"{self.path} is unmounted")
+        finally:
+            if self._mounted:
+                subprocess.run(["umount", "-l", str(self.path)], capture_output=True, check=False)
+            self._image.unlink(missing_ok=True)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)

@@ -1,0 +1,33 @@
+"""An acknowledged record survives kill -9 of the whole broker, and so does the producer's state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clients.broker import RunningBroker
+from tests.crash.cycles import CYCLES, SETTINGS, create_numbered_topic, run_cycles
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[RunningBroker]:
+    """The broker that is killed."""
+    running = RunningBroker(tmp_path / "data", tmp_path / "broker.log", SETTINGS)
+    try:
+        yield running.start()
+    finally:
+        running.close()
+
+
+def test_acknowledged_records_survive_twenty_kills(broker: RunningBroker, seed: int) -> None:
+    create_numbered_topic(broker)
+
+    def crash() -> None:
+        broker.kill()
+        broker.start()
+
+    outcome = run_cycles(broker, crash, seed)
+    outcome.assert_kept()
+    assert outcome.cycles == CYCLES
