@@ -47,7 +47,7 @@ class AdminServer:
 
     async def start(self, listener: socket.socket) -> None:
         """Serve on a bound socket."""
-        self._server = await asyncio.start_server(self._serve, sock=listener)
+        self._server = await asyncio.start_server(self._accept, sock=listener)
 
     async def close(self) -> None:
         """Stop listening and close all connections."""
@@ -57,21 +57,20 @@ class AdminServer:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._open) >= self._config.admin_connections_max:
             writer.close()
             return
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._open.add(task)
+        task.add_done_callback(self._open.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await _Connection(self, reader, writer).run()
         except (ConnectionError, TimeoutError):
             pass  # the client is gone, or idle
-        except asyncio.CancelledError:
-            pass  # the broker stops; asyncio's stream server would log it as an error
         finally:
-            self._open.discard(task)
             writer.close()
 
     async def answer(self, method: str, target: str) -> tuple[int, str, bytes]:
