@@ -179,9 +179,7 @@ def _partition_v9(
     return FetchPartition(partition, leader_epoch, fetch_offset, -1, log_start_offset, max_bytes)
 
 
-def _partition_layout(version: int) -> tuple[Struct, Callable[..., FetchPartition]]:
-    if version >= 12:
-        return _PARTITION_V12, FetchPartition
+def _legacy_partition_layout(version: int) -> tuple[Struct, Callable[..., FetchPartition]]:
     if version >= 9:
         return _PARTITION_V9, _partition_v9
     if version >= 5:
@@ -237,7 +235,7 @@ def request_decoder(version: int) -> Reader:
 
 
 def _legacy_topics(version: int) -> Reader:
-    layout, make = _partition_layout(version)
+    layout, make = _legacy_partition_layout(version)
     unpack, size = layout.unpack_from, layout.size
 
     def read(buf: memoryview, pos: int) -> tuple[list[FetchTopic], int]:
