@@ -14,7 +14,7 @@ from kafka_protocol.messages import (
     offset_for_leader_epoch,
     produce,
 )
-from tests.protocol.cases import NONE_BATCH, TOPIC_ID, Case
+from tests.protocol.cases import NONE_BATCH, TOPIC_ID, ZSTD_BATCH, Case
 
 REQUESTS = [
     Case(
@@ -172,7 +172,10 @@ REQUESTS = [
                         produce.PartitionProduceData(
                             records=memoryview(
                                 bytes.fromhex(
-                                    "0000000000000000000000540000000002b682491e0001000000000000018bcfe568000000018bcfe568000000000000001267000000000000000000011f8b0800105f036b02ff2b62606060ca4ec948cdc9c92789600000d473673d3a000000"
+                                    "0000000000000000000000540000000002b682491e00010000"
+                                    "00000000018bcfe568000000018bcfe5680000000000000012"
+                                    "67000000000000000000011f8b0800105f036b02ff2b626060"
+                                    "60ca4ec948cdc9c92789600000d473673d3a000000"
                                 )
                             )
                         )
@@ -266,7 +269,10 @@ REQUESTS = [
                         produce.PartitionProduceData(
                             records=memoryview(
                                 bytes.fromhex(
-                                    "000000000000000000000047000000000284f155e7000000000001000001a2052b96b2000001a2052b96b2ffffffffffffffffffffffffffff0000000214000000046b310476310014000002046b3204763200"
+                                    "000000000000000000000047000000000284f155e700000000"
+                                    "0001000001a2052b96b2000001a2052b96b2ffffffffffffff"
+                                    "ffffffffffffff0000000214000000046b3104763100140000"
+                                    "02046b3204763200"
                                 )
                             )
                         )
@@ -543,9 +549,7 @@ REQUESTS = [
                     partition_data=[
                         produce.PartitionProduceData(
                             index=3,
-                            records=bytes.fromhex(
-                                "00000000000000000000006a0000000002771e9d510004000000020000018bcfe5687b0000018bcfe5687c00000000000012670000000000000000000328b52ffd00588501008402ba02000000066b6579980276616c75652d310402610262026e010c0002020000000c000504010100010004a24a18"
-                            ),
+                            records=ZSTD_BATCH,
                         ),
                         produce.PartitionProduceData(index=4),
                     ],
@@ -573,9 +577,7 @@ REQUESTS = [
                     partition_data=[
                         produce.PartitionProduceData(
                             index=3,
-                            records=bytes.fromhex(
-                                "00000000000000000000006a0000000002771e9d510004000000020000018bcfe5687b0000018bcfe5687c00000000000012670000000000000000000328b52ffd00588501008402ba02000000066b6579980276616c75652d310402610262026e010c0002020000000c000504010100010004a24a18"
-                            ),
+                            records=ZSTD_BATCH,
                         ),
                         produce.PartitionProduceData(index=4),
                     ],

@@ -14,7 +14,7 @@ from kafka_protocol.messages import (
     offset_for_leader_epoch,
     produce,
 )
-from tests.protocol.cases import TOPIC_ID, Case
+from tests.protocol.cases import TOPIC_ID, ZSTD_BATCH, Case
 
 RESPONSES = [
     Case(
@@ -244,9 +244,7 @@ RESPONSES = [
                             aborted_transactions=[
                                 fetch.AbortedTransaction(producer_id=4711, first_offset=12)
                             ],
-                            records=bytes.fromhex(
-                                "00000000000000000000006a0000000002771e9d510004000000020000018bcfe5687b0000018bcfe5687c00000000000012670000000000000000000328b52ffd00588501008402ba02000000066b6579980276616c75652d310402610262026e010c0002020000000c000504010100010004a24a18"
-                            ),
+                            records=ZSTD_BATCH,
                         ),
                         fetch.PartitionData(
                             partition_index=4,
@@ -286,9 +284,7 @@ RESPONSES = [
                             aborted_transactions=[
                                 fetch.AbortedTransaction(producer_id=4711, first_offset=12)
                             ],
-                            records=bytes.fromhex(
-                                "00000000000000000000006a0000000002771e9d510004000000020000018bcfe5687b0000018bcfe5687c00000000000012670000000000000000000328b52ffd00588501008402ba02000000066b6579980276616c75652d310402610262026e010c0002020000000c000504010100010004a24a18"
-                            ),
+                            records=ZSTD_BATCH,
                         ),
                         fetch.PartitionData(
                             partition_index=4,
@@ -327,9 +323,7 @@ RESPONSES = [
                             high_watermark=15,
                             last_stable_offset=15,
                             log_start_offset=2,
-                            records=bytes.fromhex(
-                                "00000000000000000000006a0000000002771e9d510004000000020000018bcfe5687b0000018bcfe5687c00000000000012670000000000000000000328b52ffd00588501008402ba02000000066b6579980276616c75652d310402610262026e010c0002020000000c000504010100010004a24a18"
-                            ),
+                            records=ZSTD_BATCH,
                         ),
                         fetch.PartitionData(
                             partition_index=4,
