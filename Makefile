@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 ADDR ?= 127.0.0.1:9092
 DATA ?= data
 ARGS ?=
-BENCH ?= disk_write
+BENCH ?= broker
 UNIT := $(wildcard tests/protocol tests/storage tests/broker) tests/test_tidy.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -36,7 +36,7 @@ fmt: $(VENV)/.dev ## format, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev ## measure: BENCH=<module of bench/>, by default a durable write of each disk backend
+bench: $(VENV)/.dev ## measure: BENCH=broker (default), codec or disk_write
 	$(BIN)/python -m bench.$(BENCH) $(ARGS)
 
 clean: ## remove the environment and caches; data stays
