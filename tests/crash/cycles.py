@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.clients.broker import RunningBroker, wait_until
 from tests.clients.topics import create_topic
@@ -22,22 +24,32 @@ CYCLES = 20
 ACKS_BETWEEN = 5_000
 CRASH_AFTER_MS_MAX = 40  # beyond the 5,000 acks, at random
 
-# Small files, so that a crash meets rolls and checkpoints: hundreds of each in a run.
-SETTINGS = {"segment_bytes": 512 * 1024, "checkpoint_bytes": 64 * 1024}
+# Every second crash waits, from its random moment on, until a file of this kind is being made:
+# a roll prepares the next segment, and a checkpoint is written, under a temporary name.
+AIMS = {"roll": "*.wal.tmp", "checkpoint": "*.checkpoint.tmp"}
+AIM_S_MAX = 0.5
+AIMED_MIN = 3  # of five tries each: the thing aimed at may be over when it is seen
+
+# Small files, so that a run has hundreds of rolls and checkpoints.
+SETTINGS = {"segment_bytes": 128 * 1024, "checkpoint_bytes": 32 * 1024}
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run of cycles showed."""
+    """What a run of cycles showed; `crashed_in` counts what was under way at the crash."""
 
     verdict: Verdict
     cycles: int
     producer_errors: list[str]
+    crashed_in: Counter[str]
 
     def assert_kept(self) -> None:
         """All promises were kept."""
         assert not self.producer_errors, self.producer_errors
         assert not self.verdict.faults, self.verdict.report()
+        assert self.cycles == CYCLES
+        for aim in AIMS:
+            assert self.crashed_in[aim] >= AIMED_MIN, f"only {self.crashed_in} of {CYCLES} crashes"
 
 
 def create_numbered_topic(broker: RunningBroker, **configs: str) -> None:
@@ -61,16 +73,18 @@ def run_cycles(
     rng = random.Random(seed)
     producer = NumberedProducer(broker.address, TOPIC, PARTITIONS, seed)
     started_s = time.monotonic()
+    crashed_in: Counter[str] = Counter()
     done = 0
     try:
         producer.start()
         for producer.cycle in range(1, cycles + 1):
             producer.wait_for_acks(ACKS_BETWEEN)
-            crash_at_s = time.monotonic() + rng.uniform(0, CRASH_AFTER_MS_MAX / 1000)
-            _wait_for(crash_at_s)
+            aim = (None, "roll", None, "checkpoint")[producer.cycle % 4]
+            _wait_for_moment(rng.uniform(0, CRASH_AFTER_MS_MAX / 1000), aim, broker.data_dir)
             if producer.failed:
                 break
             assert producer.in_flight_count > 0
+            crashed_in.update(name for name in AIMS if _is_under_way(name, broker.data_dir))
             crash_and_restart()
             done += 1
             if stop_at_loss and _lost(broker, producer):
@@ -79,14 +93,23 @@ def run_cycles(
         producer.stop(drain=not stop_at_loss)
     verdict = check(producer.acked, read_log(broker.address, TOPIC, PARTITIONS))
     print(
-        f"{done} crashes in {time.monotonic() - started_s:.1f} s:"
+        f"{done} crashes in {time.monotonic() - started_s:.1f} s, {dict(crashed_in)} under way:"
         f" {verdict.report()}; producer: {producer.errors or 'no error'}"
     )
-    return Outcome(verdict, done, producer.errors)
+    return Outcome(verdict, done, producer.errors, crashed_in)
 
 
-def _wait_for(moment_s: float) -> None:
+def _wait_for_moment(delay_s: float, aim: str | None, data_dir: Path) -> None:
+    moment_s = time.monotonic() + delay_s
     wait_until(lambda: time.monotonic() >= moment_s, "the moment of the crash")
+    while aim is not None and not _is_under_way(aim, data_dir):
+        # Without a pause between two looks: what is looked for takes a millisecond or less.
+        if time.monotonic() > moment_s + AIM_S_MAX:
+            break
+
+
+def _is_under_way(aim: str, data_dir: Path) -> bool:
+    return any(True for _ in data_dir.glob(f"{TOPIC}-*/{AIMS[aim]}"))
 
 
 def _lost(broker: RunningBroker, producer: NumberedProducer) -> bool:

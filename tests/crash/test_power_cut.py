@@ -45,7 +45,6 @@ def test_acknowledged_records_survive_twenty_power_cuts(
     create_numbered_topic(broker)
     outcome = run_cycles(broker, cut_and_restart, seed)
     outcome.assert_kept()
-    assert outcome.cycles == CYCLES
 
 
 @pytest.mark.parametrize("flush_ms", ["60000", "20"])

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from tests.clients.broker import wait_until
 
@@ -122,6 +122,8 @@ class NumberedProducer:
                     self._produce(partition)
             except BufferError:
                 self._producer.poll(0.005)
+            except KafkaException as error:
+                self.errors.append(f"the client stopped: {error}")
             else:
                 self._producer.poll(0)
 
