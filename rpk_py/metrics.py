@@ -163,7 +163,11 @@ def render(shards: Mapping[int, Mapping[str, Any]], broker: Mapping[str, float])
             yield from self.shard_values()
             yield self.by_label("rpk_requests", "Requests by API.", "requests", "api", _api_name)
             yield self.by_label(
-                "rpk_errors", "Error codes sent to clients.", "errors", "error", _error_name
+                "rpk_errors",
+                "Error codes that Produce and Fetch sent to clients.",
+                "errors",
+                "error",
+                _error_name,
             )
             yield self.write_seconds()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import random
 import socket
 import time
@@ -25,7 +26,7 @@ from rpk_py.producer_ids import ProducerIds
 from rpk_py.server import Server
 from storage.backend import open_disk
 from storage.committer import Committer
-from storage.disk import Disk, alignment
+from storage.disk import Disk, alignment, open_segment
 from storage.log import LogContext
 from storage.record_buffer import RecordCache
 from storage.recycle import SegmentPool
@@ -47,6 +48,9 @@ async def _serve(
 ) -> int:
     loop = asyncio.get_running_loop()
     log = make_logger(config, shard=node_id)
+    fd, direct = open_segment(config.data_dir / LOCK_NAME)  # any regular file there tells
+    block_bytes = alignment(fd)
+    os.close(fd)
     disk = open_disk(config.io_backend, loop, lambda message: log.warning(message))
     metrics = ShardMetrics()
     context = LogContext(
@@ -54,7 +58,7 @@ async def _serve(
         committer=Committer(disk, loop, time.perf_counter, metrics.observe_write),
         cache=RecordCache(config.cache_bytes),
         pool=SegmentPool(config.data_dir / RECYCLE / str(node_id), config.recycle_bytes),
-        block_bytes=alignment(config.data_dir / LOCK_NAME),
+        block_bytes=block_bytes,
         now_ms=lambda: time.time_ns() // 1_000_000,
         rng=random.SystemRandom(),
         report=lambda message: log.warning(message),
@@ -86,7 +90,7 @@ async def _serve(
     await server.start(listener)
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process: never look at it again
-    replica.ready(backend=disk.name, block_bytes=context.block_bytes)
+    replica.ready(backend=disk.name, direct=direct, block_bytes=block_bytes)
     expire = loop.create_task(_expire_producers(broker))
     await stop.wait()
     expire.cancel()

@@ -204,6 +204,7 @@ class _Read:
     def _fail(self, answer: PartitionData, error: ErrorCode) -> None:
         answer.error_code = error
         self.must_answer = True
+        self.ctx.broker.metrics.count_error(error)
 
     def _refuse(self, topic: FetchTopic, answer: PartitionData) -> None:
         """The partition is not here: say who leads it (KIP-951), or that it does not exist."""

@@ -52,10 +52,11 @@ _CURRENT_LEADER_SINCE: Final = 10
 class PendingProduce(Pending):
     """A produce reply that waits for its partitions; a ProduceWaiter of each."""
 
-    __slots__ = ("answer", "waiting")
+    __slots__ = ("_ctx", "answer", "waiting")
 
-    def __init__(self, response: ProduceResponse) -> None:
+    def __init__(self, ctx: RequestContext, response: ProduceResponse) -> None:
         super().__init__(pipelined=True)
+        self._ctx = ctx
         self.answer = response
         self.waiting = 0
 
@@ -63,7 +64,7 @@ class PendingProduce(Pending):
         """One partition's batch is acknowledged, or lost with `error`."""
         assert isinstance(token, PartitionProduceResponse)
         if error:
-            token.error_code = error
+            _fail(self._ctx, token, error)
             token.base_offset = -1
         self.waiting -= 1
         if self.waiting == 0:
@@ -73,7 +74,7 @@ class PendingProduce(Pending):
 def handle(ctx: RequestContext, request: ProduceRequest) -> ProduceResponse | PendingProduce:
     """Enqueue every batch; the reply is pending until all of them are acknowledged."""
     response = ProduceResponse()
-    pending = PendingProduce(response)
+    pending = PendingProduce(ctx, response)
     bad_acks = request.acks not in _ACKS
     for topic in request.topic_data:
         answers: list[PartitionProduceResponse] = []
@@ -81,7 +82,7 @@ def handle(ctx: RequestContext, request: ProduceRequest) -> ProduceResponse | Pe
             answer = PartitionProduceResponse(index=data.index, base_offset=-1)
             answers.append(answer)
             if bad_acks:
-                answer.error_code = ErrorCode.INVALID_REQUIRED_ACKS
+                _fail(ctx, answer, ErrorCode.INVALID_REQUIRED_ACKS)
                 continue
             if ctx.api_version >= _BY_ID_SINCE:
                 partition = ctx.broker.partitions.get_by_id(topic.topic_id, data.index)
@@ -105,16 +106,14 @@ def _append(
 ) -> None:
     """Validate one batch and append it, or answer its duplicate."""
     if partition.error_message is not None:
-        answer.error_code = ErrorCode.KAFKA_STORAGE_ERROR
-        answer.error_message = partition.error_message
+        _fail(ctx, answer, ErrorCode.KAFKA_STORAGE_ERROR, partition.error_message)
         return
     records = data.records
     assert records is None or isinstance(records, memoryview)
     header = check_batch(records, partition.max_message_bytes, ctx.api_version)
     metrics = ctx.broker.metrics
     if isinstance(header, Refusal):
-        answer.error_code = header.error
-        answer.error_message = header.message
+        _fail(ctx, answer, header.error, header.message)
         return
     assert records is not None
     answer.log_start_offset = partition.log_start_offset
@@ -134,7 +133,7 @@ def _append(
             _wait(partition, verdict.base_offset + header.last_offset_delta + 1, answer, pending)
             return
         if verdict:
-            answer.error_code = verdict
+            _fail(ctx, answer, verdict)
             return
     now_ms = ctx.broker.clock_ms()
     if partition.log_append_time:
@@ -146,8 +145,7 @@ def _append(
     try:
         base_offset = partition.append(records, header, now_ms)
     except StorageError as error:
-        answer.error_code = ErrorCode.KAFKA_STORAGE_ERROR
-        answer.error_message = str(error)
+        _fail(ctx, answer, ErrorCode.KAFKA_STORAGE_ERROR, str(error))
         return
     metrics.produced_batches += 1
     metrics.produced_records += header.record_count
@@ -157,6 +155,17 @@ def _append(
     if log is not None and log.write_caching:
         partition.advance()
     _wait(partition, base_offset + header.last_offset_delta + 1, answer, pending)
+
+
+def _fail(
+    ctx: RequestContext,
+    answer: PartitionProduceResponse,
+    error: ErrorCode,
+    message: str | None = None,
+) -> None:
+    answer.error_code = error
+    answer.error_message = message
+    ctx.broker.metrics.count_error(error)
 
 
 def _wait(
@@ -239,7 +248,7 @@ def _refuse(
     error, elsewhere = broker.partitions.why_missing(
         broker.metadata.state, topic, topic_id, answer.index
     )
-    answer.error_code = error
+    _fail(ctx, answer, error)
     if elsewhere is not None and ctx.api_version >= _CURRENT_LEADER_SINCE:
         answer.current_leader = LeaderIdAndEpoch(elsewhere.leader, elsewhere.leader_epoch)
         _add_endpoint(ctx, response, elsewhere)
