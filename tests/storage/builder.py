@@ -71,11 +71,11 @@ def batch_of_size(size: int, timestamp_ms: int = NOW_MS) -> bytearray:
     """One record batch of exactly `size` bytes (at least 70) with a single record."""
     value_bytes = max(size - 80, 0)
     while True:
-        batch = batch_of(bytes(value_bytes), timestamp_ms=timestamp_ms)
+        batch = batch_of(b"v" * value_bytes, timestamp_ms=timestamp_ms)
         if len(batch) == size:
             return batch
         if len(batch) > size:  # a varint grew: make up the difference with a key
-            rows = [Record(0, timestamp_ms, bytes(1), bytes(value_bytes - 2), ())]
+            rows = [Record(0, timestamp_ms, b"k", b"v" * (value_bytes - 2), ())]
             batch = build_batch(rows)
             assert len(batch) == size
             return batch
