@@ -1,0 +1,96 @@
+"""A client of one connection with no logic of its own: it says exactly what a test wants said.
+
+Encodes and decodes with kafka_protocol; everything else (retries, metadata, order) is the test's.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from kafka_protocol.frame import decode_response, encode_request
+from kafka_protocol.messages.produce import (
+    PartitionProduceData,
+    ProduceRequest,
+    TopicProduceData,
+)
+from kafka_protocol.schema import info_of
+from tests.clients.broker import RunningBroker
+
+CLIENT_ID = "wire-client"
+TIMEOUT_S = 20.0
+
+
+class ConnectionClosed(Exception):
+    """The broker closed the connection."""
+
+
+class WireClient:
+    """One TCP connection to the broker; a context manager."""
+
+    def __init__(self, broker: RunningBroker) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", broker.port), timeout=TIMEOUT_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._expected: list[tuple[int, int]] = []  # (api key, version) of requests unanswered
+        self._correlation_id = 0
+
+    def __enter__(self) -> WireClient:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.socket.close()
+
+    def encode(self, request: Any, version: int, answered: bool = True) -> bytes:
+        """The frame of a request; its answer is expected after those of earlier ones."""
+        self._correlation_id += 1
+        if answered:
+            self._expected.append((info_of(type(request)).api_key, version))
+        return encode_request(request, version, self._correlation_id, CLIENT_ID)
+
+    def send(self, request: Any, version: int, answered: bool = True) -> int:
+        """Send a request; returns its correlation id."""
+        self.socket.sendall(self.encode(request, version, answered))
+        return self._correlation_id
+
+    def receive(self) -> tuple[int, Any]:
+        """The next answer: (correlation id, message). Raises ConnectionClosed."""
+        api_key, version = self._expected.pop(0)
+        return decode_response(api_key, version, self.receive_frame())
+
+    def receive_frame(self) -> memoryview:
+        """The next frame's bytes without its size. Raises ConnectionClosed."""
+        size = int.from_bytes(self._receive_exactly(4), "big", signed=True)
+        return memoryview(self._receive_exactly(size))
+
+    def _receive_exactly(self, size: int) -> bytearray:
+        data = bytearray(size)
+        view = memoryview(data)
+        while view:
+            try:
+                received = self.socket.recv_into(view)
+            except ConnectionError as error:
+                raise ConnectionClosed(str(error)) from error
+            if received == 0:
+                raise ConnectionClosed(f"{len(view)} of {size} bytes missing")
+            view = view[received:]
+        return data
+
+    def ask(self, request: Any, version: int) -> Any:
+        """Send a request and return its answer."""
+        sent = self.send(request, version)
+        correlation_id, answer = self.receive()
+        assert correlation_id == sent
+        return answer
+
+    def is_closed_by_broker(self) -> bool:
+        """Wait until the broker closes the connection; False if it sends something instead."""
+        try:
+            return self.socket.recv(1) == b""
+        except ConnectionError:
+            return True
+
+
+def produce_request(topic: str, partition: int, batch: bytes | bytearray, acks: int) -> Any:
+    """A produce request of one batch (version 12 or older: by topic name)."""
+    data = PartitionProduceData(partition, memoryview(batch))
+    return ProduceRequest(None, acks, 30_000, [TopicProduceData(name=topic, partition_data=[data])])

@@ -1,0 +1,122 @@
+"""A kill with more than 100 MiB of acks=all writes in flight, and an immediate restart.
+
+Many connections pump batches of nearly 1 MiB to many partitions without waiting for answers. The
+kernel goes on with writes of a killed process, so the restarted broker meets files that still
+change. What was in flight is counted from below: bytes that the broker said it had received
+before the kill, minus all bytes that were ever acknowledged.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kafka_protocol.record_batch import build_batch
+from tests.clients.broker import RunningBroker, wait_until
+from tests.clients.topics import create_topic
+from tests.clients.wire_client import ConnectionClosed, WireClient, produce_request
+from tests.crash.checker import check
+from tests.crash.workload import encode_payload, read_log
+
+TOPIC = "bulk"
+MIB = 1 << 20
+CONNECTIONS = 16  # a partition each, so that a partition's numbers arrive in order
+BATCHES = 20  # per connection
+FILLER_BYTES = 1_000_000
+IN_FLIGHT_BYTES_MIN = 100 * MIB
+ACKED_BYTES_MIN = 48 * MIB
+KILL_AT_BYTES = 125 * MIB  # more than that: some are acknowledged between the look and the kill
+SETTINGS = {"inflight_bytes_max": 1 << 30, "connection_inflight_bytes_max": 1 << 30}
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[RunningBroker]:
+    """The broker that is killed; it takes a GiB in before it pauses reading."""
+    running = RunningBroker(tmp_path / "data", tmp_path / "broker.log", SETTINGS)
+    try:
+        yield running.start()
+    finally:
+        running.close()
+
+
+class Pump:
+    """One connection: sends all its batches at once and notes the acknowledgements."""
+
+    def __init__(self, broker: RunningBroker, partition: int) -> None:
+        self.acked: dict[int, tuple[int, int]] = {}
+        self.acked_bytes = 0
+        self._client = WireClient(broker)
+        self._frames = []
+        filler = bytes(range(250)) * (FILLER_BYTES // 250)
+        for number in range(BATCHES):
+            value = encode_payload(number, partition, filler)
+            batch = build_batch([(None, value)], timestamp_ms=number)
+            request = produce_request(TOPIC, partition, batch, -1)
+            self._frames.append(self._client.encode(request, 9))
+        self._sender = threading.Thread(target=self._send, daemon=True)
+        self._receiver = threading.Thread(target=self._receive, daemon=True)
+
+    def start(self) -> None:
+        """Begin pumping."""
+        self._sender.start()
+        self._receiver.start()
+
+    def finish(self) -> None:
+        """After the broker's death: everything that it ever acknowledged has been noted."""
+        for thread in (self._sender, self._receiver):
+            thread.join(20)
+            assert not thread.is_alive()
+        self._client.socket.close()
+
+    def _send(self) -> None:
+        try:
+            for frame in self._frames:
+                self._client.socket.sendall(frame)
+        except OSError:
+            return  # the broker was killed
+
+    def _receive(self) -> None:
+        try:
+            for number in range(BATCHES):
+                answer = self._client.receive()[1].responses[0].partition_responses[0]
+                assert answer.error_code == 0
+                self.acked[number] = (answer.base_offset, 0)
+                self.acked_bytes += len(self._frames[number])
+        except ConnectionClosed:
+            return
+
+
+def test_kill_with_100_mib_in_flight_keeps_what_was_acknowledged(broker: RunningBroker) -> None:
+    create_topic(broker, TOPIC, CONNECTIONS)
+    pumps = [Pump(broker, partition) for partition in range(CONNECTIONS)]
+    for pump in pumps:
+        pump.start()
+    received_bytes = 0.0
+
+    def much_is_in_flight() -> bool:
+        nonlocal received_bytes
+        values = broker.metrics()
+        received_bytes = values["rpk_received_bytes_total"]
+        acked_bytes = sum(pump.acked_bytes for pump in pumps)
+        return acked_bytes >= ACKED_BYTES_MIN and values["rpk_inflight_bytes"] >= KILL_AT_BYTES
+
+    wait_until(much_is_in_flight, f"{KILL_AT_BYTES} bytes in flight after {ACKED_BYTES_MIN} acked")
+    broker.kill()
+    killed_s = time.monotonic()
+    broker.start()
+    ready_s = time.monotonic() - killed_s
+    for pump in pumps:
+        pump.finish()
+    acked_bytes = sum(pump.acked_bytes for pump in pumps)
+    verdict = check([pump.acked for pump in pumps], read_log(broker.address, TOPIC, CONNECTIONS))
+    print(
+        f"{(received_bytes - acked_bytes) / MIB:.0f} MiB in flight at the kill,"
+        f" {acked_bytes / MIB:.0f} MiB acknowledged, ready again after {ready_s:.2f} s:"
+        f" {verdict.report()}"
+    )
+    assert received_bytes - acked_bytes >= IN_FLIGHT_BYTES_MIN
+    assert not verdict.faults, verdict.report()
