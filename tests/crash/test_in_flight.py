@@ -22,13 +22,13 @@ from tests.clients.wire_client import ConnectionClosed, WireClient, produce_requ
 from tests.crash.checker import check
 from tests.crash.workload import encode_payload, read_log
 
-TOPIC = "bulk"
 MIB = 1 << 20
 CONNECTIONS = 16  # a partition each, so that a partition's numbers arrive in order
 BATCHES = 20  # per connection
 FILLER_BYTES = 1_000_000
 IN_FLIGHT_BYTES_MIN = 100 * MIB
-ACKED_BYTES_MIN = 48 * MIB
+ACKED_BYTES_MIN = 16 * MIB
+ATTEMPTS_MAX = 5
 KILL_AT_BYTES = 125 * MIB  # more than that: some are acknowledged between the look and the kill
 SETTINGS = {"inflight_bytes_max": 1 << 30, "connection_inflight_bytes_max": 1 << 30}
 
@@ -46,7 +46,7 @@ def broker(tmp_path: Path) -> Iterator[RunningBroker]:
 class Pump:
     """One connection: sends all its batches at once and notes the acknowledgements."""
 
-    def __init__(self, broker: RunningBroker, partition: int) -> None:
+    def __init__(self, broker: RunningBroker, topic: str, partition: int) -> None:
         self.acked: dict[int, tuple[int, int]] = {}
         self.acked_bytes = 0
         self._client = WireClient(broker)
@@ -55,7 +55,7 @@ class Pump:
         for number in range(BATCHES):
             value = encode_payload(number, partition, filler)
             batch = build_batch([(None, value)], timestamp_ms=number)
-            request = produce_request(TOPIC, partition, batch, -1)
+            request = produce_request(topic, partition, batch, -1)
             self._frames.append(self._client.encode(request, 9))
         self._sender = threading.Thread(target=self._send, daemon=True)
         self._receiver = threading.Thread(target=self._receive, daemon=True)
@@ -90,21 +90,33 @@ class Pump:
             return
 
 
-def test_kill_with_100_mib_in_flight_keeps_what_was_acknowledged(broker: RunningBroker) -> None:
-    create_topic(broker, TOPIC, CONNECTIONS)
-    pumps = [Pump(broker, partition) for partition in range(CONNECTIONS)]
-    for pump in pumps:
-        pump.start()
-    received_bytes = 0.0
+def backlog_at(broker: RunningBroker, pumps: list[Pump], start_bytes: float) -> float | None:
+    """Bytes received since `start_bytes` when much is in flight; None if all was acked sooner."""
+    received_bytes: list[float] = []
 
-    def much_is_in_flight() -> bool:
-        nonlocal received_bytes
+    def is_the_moment() -> bool:
         values = broker.metrics()
-        received_bytes = values["rpk_received_bytes_total"]
         acked_bytes = sum(pump.acked_bytes for pump in pumps)
-        return acked_bytes >= ACKED_BYTES_MIN and values["rpk_inflight_bytes"] >= KILL_AT_BYTES
+        if acked_bytes >= ACKED_BYTES_MIN and values["rpk_inflight_bytes"] >= KILL_AT_BYTES:
+            received_bytes.append(values["rpk_received_bytes_total"] - start_bytes)
+        return bool(received_bytes) or all(len(pump.acked) == BATCHES for pump in pumps)
 
-    wait_until(much_is_in_flight, f"{KILL_AT_BYTES} bytes in flight after {ACKED_BYTES_MIN} acked")
+    wait_until(is_the_moment, "a backlog, or its end")
+    return received_bytes[0] if received_bytes else None
+
+
+def test_kill_with_100_mib_in_flight_keeps_what_was_acknowledged(broker: RunningBroker) -> None:
+    for _attempt in range(ATTEMPTS_MAX):  # the backlog is gone after 0.2 s: it may be missed
+        topic = create_topic(broker, partitions=CONNECTIONS)
+        pumps = [Pump(broker, topic, partition) for partition in range(CONNECTIONS)]
+        start_bytes = broker.metrics()["rpk_received_bytes_total"]
+        for pump in pumps:
+            pump.start()
+        received_bytes = backlog_at(broker, pumps, start_bytes)
+        if received_bytes is not None:
+            break
+    else:
+        pytest.fail(f"this disk was too fast in {ATTEMPTS_MAX} attempts: raise BATCHES")
     broker.kill()
     killed_s = time.monotonic()
     broker.start()
@@ -112,7 +124,7 @@ def test_kill_with_100_mib_in_flight_keeps_what_was_acknowledged(broker: Running
     for pump in pumps:
         pump.finish()
     acked_bytes = sum(pump.acked_bytes for pump in pumps)
-    verdict = check([pump.acked for pump in pumps], read_log(broker.address, TOPIC, CONNECTIONS))
+    verdict = check([pump.acked for pump in pumps], read_log(broker.address, topic, CONNECTIONS))
     print(
         f"{(received_bytes - acked_bytes) / MIB:.0f} MiB in flight at the kill,"
         f" {acked_bytes / MIB:.0f} MiB acknowledged, ready again after {ready_s:.2f} s:"
