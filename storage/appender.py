@@ -216,7 +216,7 @@ class SegmentAppender:
     @property
     def in_flight_count(self) -> int:
         """Writes that the disk has not answered yet."""
-        return len(self._in_flight)
+        return sum(not record.done for record in self._in_flight)
 
     def _open_record(self, size: int, base_offset: int, leader_epoch: int) -> RecordBuffer:
         """Close the open record and open one with room for `size` bytes and likely more."""

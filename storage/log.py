@@ -494,7 +494,7 @@ class Log:
         """
         if self.failed is None and not self._closed:
             self._appender.flush_now()
-            await self._until_idle()
+        await self._until_idle()  # a failed log's too: a write in flight needs its descriptor
         await self._finish_tasks()
         segment = self._appender.segment
         if self.failed is None and not self._closed and segment is not None:

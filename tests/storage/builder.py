@@ -277,8 +277,9 @@ class Driven:
         return base_offset
 
     async def durable(self) -> None:
-        """Wait until everything appended is durable."""
-        await self.owner.until_durable(self.log.log_end_offset)
+        """Wait until everything appended, also meanwhile, is durable."""
+        while self.log.durable_offset < self.log.log_end_offset:
+            await self.owner.until_durable(self.log.log_end_offset)
 
     async def append_durably(self, *values: bytes, epoch: int = 1) -> int:
         """Append one batch as a WAL record of its own and wait for it."""
