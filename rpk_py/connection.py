@@ -225,11 +225,12 @@ class Connection(asyncio.BufferedProtocol):
             self._keep(buffer[: self._filled])
 
     def _frame_bytes(self, rest: memoryview) -> int:
-        """Bytes of the frame that `rest` begins with, its size included; 0 if unknown."""
+        """Bytes of the frame that `rest` begins with, its size included; 0 if it is not known or
+        impossible: that is refused when its turn comes, and no memory goes into it."""
         if len(rest) < SIZE_BYTES:
             return 0
         size = int.from_bytes(rest[:SIZE_BYTES], "big", signed=True)
-        return SIZE_BYTES + max(min(size, self._broker.config.frame_bytes_max), 0)
+        return SIZE_BYTES + size if 0 < size <= self._broker.config.frame_bytes_max else 0
 
     # -- requests --------------------------------------------------------------------------
 
@@ -407,11 +408,11 @@ class Connection(asyncio.BufferedProtocol):
             self._slots.append(slot)
             self.slot_ready(slot, error_response())
             return
+        self.client_id = error.client_id
         self._close(
             "the client asked for an API or version that is not served",
             api_key=error.api_key,
             api_version=error.api_version,
-            client_id=error.client_id,
             fix="use a client that reads ApiVersions (Kafka 0.11 or newer), or a newer rpk-py",
         )
 

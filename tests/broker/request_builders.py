@@ -1,0 +1,71 @@
+"""Requests and record batches of tests, with the fields that matter as arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kafka_protocol.messages.fetch import FetchPartition, FetchRequest, FetchTopic
+from kafka_protocol.messages.produce import (
+    PartitionProduceData,
+    ProduceRequest,
+    TopicProduceData,
+)
+from kafka_protocol.record_batch import Record, build_batch
+
+PRODUCE_VERSION = 9  # with topic names and flexible
+FETCH_VERSION = 12  # likewise
+BATCH_TIMESTAMP_MS = 1_600_000_000_000
+
+
+def batch_of(*values: bytes, timestamp_ms: int = BATCH_TIMESTAMP_MS, **fields: Any) -> bytes:
+    """One record batch with these values, without keys."""
+    rows = [Record(i, timestamp_ms, None, value, ()) for i, value in enumerate(values)]
+    return bytes(build_batch(rows, **fields))
+
+
+def produce_request(
+    topic: str | bytes, *batches: bytes | bytearray | None, index: int = 0, acks: int = -1
+) -> tuple[ProduceRequest, int]:
+    """A request to one partition, and the version to send it with (bytes: a topic id)."""
+    records: Any = None if None in batches else b"".join(b for b in batches if b is not None)
+    data = [PartitionProduceData(index, records)]
+    if isinstance(topic, bytes):
+        topics = [TopicProduceData("", topic, data)]
+    else:
+        topics = [TopicProduceData(topic, bytes(16), data)]
+    request = ProduceRequest(None, acks, 30_000, topics)
+    return request, 13 if isinstance(topic, bytes) else PRODUCE_VERSION
+
+
+def fetch_request(
+    topic: str | bytes,
+    *offsets: int,
+    max_wait_ms: int = 0,
+    min_bytes: int = 1,
+    max_bytes: int = 1 << 30,
+    partition_max_bytes: int = 1 << 20,
+    leader_epoch: int = -1,
+    index: int = 0,
+    isolation_level: int = 0,
+) -> tuple[FetchRequest, int]:
+    """A request for partitions `index`, `index`+1... of a topic from these offsets, and the
+    version to send it with (bytes: a topic id)."""
+    partitions = [
+        FetchPartition(
+            index + i,
+            fetch_offset=offset,
+            partition_max_bytes=partition_max_bytes,
+            current_leader_epoch=leader_epoch,
+        )
+        for i, offset in enumerate(offsets)
+    ]
+    by_id = isinstance(topic, bytes)
+    name, topic_id = ("", topic) if isinstance(topic, bytes) else (topic, bytes(16))
+    request = FetchRequest(
+        max_wait_ms=max_wait_ms,
+        min_bytes=min_bytes,
+        max_bytes=max_bytes,
+        isolation_level=isolation_level,
+        topics=[FetchTopic(name, topic_id, partitions)],
+    )
+    return request, 13 if by_id else FETCH_VERSION
