@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rpk_py.metadata.state import (
+    DELETED_TOPICS_MAX,
     BrokerConfigsChanged,
     Change,
     ClusterState,
@@ -39,6 +40,7 @@ _SCHEMA = (
     "CREATE TABLE partitions (topic_id BLOB NOT NULL, idx INTEGER NOT NULL,"
     " leader INTEGER NOT NULL, leader_epoch INTEGER NOT NULL, replicas TEXT NOT NULL,"
     " isr TEXT NOT NULL, PRIMARY KEY (topic_id, idx)) WITHOUT ROWID",
+    "CREATE TABLE deleted_topics (seq INTEGER PRIMARY KEY, topic_id BLOB NOT NULL)",
     "CREATE TABLE broker_configs (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 )
 _BUSY_S = 5.0  # another process may hold the file for a moment: a backup, or a shell
@@ -134,6 +136,10 @@ class SqliteStore:
                     )
                 rows = cursor.execute("SELECT name, value FROM broker_configs")
                 state.broker_configs = dict(rows.fetchall())
+                for (topic_id,) in cursor.execute(
+                    "SELECT topic_id FROM deleted_topics ORDER BY seq"
+                ):
+                    state.note_deleted(topic_id)
                 return state
         except sqlite3.Error as error:
             raise StoreError(f"cannot read {self._path}: {error}") from error
@@ -201,6 +207,11 @@ def _store_change(cursor: sqlite3.Cursor, change: Change) -> None:
     elif isinstance(change, TopicDeleted):
         cursor.execute("DELETE FROM partitions WHERE topic_id = ?", (change.topic_id,))
         cursor.execute("DELETE FROM topics WHERE topic_id = ?", (change.topic_id,))
+        cursor.execute("INSERT INTO deleted_topics (topic_id) VALUES (?)", (change.topic_id,))
+        cursor.execute(
+            "DELETE FROM deleted_topics WHERE seq <= (SELECT MAX(seq) FROM deleted_topics) - ?",
+            (DELETED_TOPICS_MAX,),
+        )
     elif isinstance(change, PartitionsChanged):
         _store_partitions(cursor, change.topic_id, list(change.partitions))
     elif isinstance(change, TopicConfigsChanged):

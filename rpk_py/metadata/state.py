@@ -15,6 +15,10 @@ from typing import Any, TypeAlias
 
 Json: TypeAlias = dict[str, Any]
 
+# Ids of deleted topics that are remembered, so that a shard which was down during the deletion may
+# remove their directories; those of topics that nobody deleted are never touched.
+DELETED_TOPICS_MAX = 10_000
+
 INTERNAL_TOPICS = frozenset({"__consumer_offsets", "__transaction_state", "__share_group_state"})
 
 
@@ -71,6 +75,7 @@ class ClusterState:
     topics_by_id: dict[bytes, TopicState] = field(default_factory=dict)
     nodes: dict[int, NodeState] = field(default_factory=dict)
     broker_configs: dict[str, str] = field(default_factory=dict)
+    deleted_topic_ids: dict[bytes, None] = field(default_factory=dict)  # oldest first, bounded
 
     def add_topic(self, topic: TopicState) -> None:
         """Add a topic that does not exist yet."""
@@ -78,6 +83,12 @@ class ClusterState:
         assert topic.topic_id not in self.topics_by_id
         self.topics[topic.name] = topic
         self.topics_by_id[topic.topic_id] = topic
+
+    def note_deleted(self, topic_id: bytes) -> None:
+        """Remember a deleted topic's id, at most DELETED_TOPICS_MAX of them."""
+        self.deleted_topic_ids[topic_id] = None
+        while len(self.deleted_topic_ids) > DELETED_TOPICS_MAX:
+            del self.deleted_topic_ids[next(iter(self.deleted_topic_ids))]
 
     def replace(self, other: ClusterState) -> None:
         """Become `other`, whose parts this takes over; holders of this object see it at once."""
@@ -87,6 +98,7 @@ class ClusterState:
         self.topics_by_id = other.topics_by_id
         self.nodes = other.nodes
         self.broker_configs = other.broker_configs
+        self.deleted_topic_ids = other.deleted_topic_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +184,7 @@ def _apply_change(state: ClusterState, change: Change) -> None:
         topic = state.topics_by_id.pop(change.topic_id)
         assert topic.name == change.name
         del state.topics[change.name]
+        state.note_deleted(change.topic_id)
     elif isinstance(change, PartitionsChanged):
         _apply_partitions(state.topics_by_id[change.topic_id], change.partitions)
     elif isinstance(change, TopicConfigsChanged):
@@ -245,6 +258,7 @@ def encode_state(state: ClusterState) -> Json:
         "topics": [encode_topic(topic) for topic in state.topics.values()],
         "nodes": [encode_node(node) for node in state.nodes.values()],
         "broker_configs": dict(state.broker_configs),
+        "deleted_topic_ids": [topic_id.hex() for topic_id in state.deleted_topic_ids],
     }
 
 
@@ -255,6 +269,8 @@ def decode_state(message: Json) -> ClusterState:
         state.add_topic(decode_topic(topic))
     state.nodes = {row[0]: NodeState(*row) for row in message["nodes"]}
     state.broker_configs = dict(message["broker_configs"])
+    for topic_id in message["deleted_topic_ids"]:
+        state.note_deleted(bytes.fromhex(topic_id))
     return state
 
 

@@ -132,3 +132,18 @@ def test_commits_are_synced_and_not_in_wal_mode(store: SqliteStore) -> None:
     assert pragma("PRAGMA journal_mode").fetchone() == ("delete",)
     assert pragma("PRAGMA synchronous").fetchone() == (3,)  # EXTRA
     assert pragma("PRAGMA locking_mode").fetchone() == ("exclusive",)
+
+
+def test_only_the_newest_deleted_topics_are_remembered(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("state", "sqlite_store"):
+        monkeypatch.setattr(f"rpk_py.metadata.{module}.DELETED_TOPICS_MAX", 3)
+    expected = store.load()
+    ids = [bytes([i]) * 16 for i in range(1, 6)]
+    for i, topic_id in enumerate(ids):
+        topic = TopicState("t", topic_id, [led_by(0, 0, 0)])
+        delta = Delta(i + 1, (TopicCreated(topic), TopicDeleted("t", topic_id)))
+        store.commit(delta)
+        apply(expected, delta)
+    assert list(store.load().deleted_topic_ids) == list(expected.deleted_topic_ids) == ids[2:]
