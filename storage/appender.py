@@ -71,6 +71,7 @@ class SegmentAppender:
         "_in_flight",
         "_on_bytes_pending",
         "_open",
+        "_outgrown",
         "_owner",
         "_plan_pos",
         "_preparing",
@@ -107,7 +108,9 @@ class SegmentAppender:
         self._cache = cache
         self._spans = spans
         self.segment = segment
-        self.block_bytes = segment.header.block_bytes if segment else block_bytes
+        in_use = segment.header.block_bytes if segment else 0
+        self.block_bytes = max(block_bytes, in_use)
+        self._outgrown = 0 < in_use < block_bytes  # the device's blocks are larger: roll
         self.appended_offset = self.written_offset = self.durable_offset = next_offset
         self._plan_pos = segment.write_pos if segment else 0
         self._open: RecordBuffer | None = None
@@ -228,8 +231,9 @@ class SegmentAppender:
         needed = round_up(size, block_bytes)
         room = self.segment_bytes - self._plan_pos - block_bytes
         first = self._plan_pos == 0  # of the partition: there is no segment yet
-        rolls = first or (needed > room and self._plan_pos > block_bytes)
+        rolls = first or self._outgrown or (needed > room and self._plan_pos > block_bytes)
         if rolls:
+            self._outgrown = False
             self._plan_pos = block_bytes
             room = self.segment_bytes - 2 * block_bytes
         usual = min(self._group_bytes, room & -block_bytes)

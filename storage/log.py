@@ -294,7 +294,13 @@ class Log:
         while not records:
             if pos >= end_pos:
                 raise CorruptRecord(f"{segment.path}: offset {offset} is not where it should be")
-            chunk = await self._context.disk.read(segment.fd, pos, min(size, end_pos - pos))
+            size = min(size, end_pos - pos)
+            chunk = await self._context.disk.read(segment.fd, pos, size)
+            if len(chunk) < size:
+                raise CorruptRecord(
+                    f"{segment.path}: the file ends at {pos + len(chunk)}, and {end_pos} bytes "
+                    "of it had been durable"
+                )
             pos, needed = self._parse_chunk(segment, chunk, pos, offset, records)
             size = max(size, needed)
         self._sequential_end = (segment, pos)
@@ -337,8 +343,6 @@ class Log:
                 )
                 records.append(record)
             at += total
-        if at == 0:
-            raise CorruptRecord(f"{segment.path}: the file ends inside the record at {pos}")
         return pos + at, 0
 
     # -- timestamps ------------------------------------------------------------------------
@@ -417,26 +421,29 @@ class Log:
     async def _roll(self, base_offset: int, needed_bytes: int) -> Segment:
         """Make the next active segment; seal the one before it in the background."""
         old, context = self._appender.segment, self._context
-        header = SegmentHeader(
-            block_bytes=context.block_bytes,
-            incarnation=context.rng.getrandbits(64),
-            topic_id=self._topic_id,
-            partition=self._partition,
-            base_offset=base_offset,
-            prev_base_offset=old.base_offset if old else -1,
-            prev_end_pos=old.durable_pos if old else 0,
-            prev_header_crc=old.last_header_crc if old else 0,
-            created_ms=context.now_ms(),
-        )
+        block_bytes = self._appender.block_bytes
+        before = (old.base_offset, old.durable_pos, old.last_header_crc) if old else (-1, 0, 0)
+        # An empty one whose blocks are too small is replaced, place and name.
+        replaced = old if old is not None and old.base_offset == base_offset else None
+        if replaced is not None:
+            header = replaced.header
+            before = header.prev_base_offset, header.prev_end_pos, header.prev_header_crc
+        named = context.rng.getrandbits(64), self._topic_id, self._partition, base_offset
+        header = SegmentHeader(block_bytes, *named, *before, created_ms=context.now_ms())
         recycled = await context.disk.run(context.pool.take, self._config.segment_bytes)
         new = await context.disk.run(
             create_segment,
             self.directory,
             header,
-            context.block_bytes + max(needed_bytes, 15 * 4096),
+            block_bytes + max(needed_bytes, 15 * 4096),
             recycled,
             self._config.lock_wait_s,
+            replaced is not None,
         )
+        if replaced is not None:
+            os.close(replaced.fd)
+            self._segments[-1] = new
+            return new
         self._segments.append(new)
         if old is not None:
             assert old.durable_pos == old.write_pos

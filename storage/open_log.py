@@ -60,7 +60,7 @@ async def open_log(
             if name.endswith(SEGMENT_SUFFIX):
                 path = directory / name
                 segments.append(await run(open_existing, path, config.lock_wait_s, context.report))
-        if segments and segments[0].header.topic_id != topic_id:
+        if segments and all(segment.header.topic_id != topic_id for segment in segments):
             context.report(f"{directory.name} holds a deleted topic of that name: discarding it")
             for segment in segments:
                 os.close(segment.fd)
@@ -70,9 +70,11 @@ async def open_log(
         epochs, log_start_offset = await _recover(
             context, directory, names, topic_id, partition, segments, state
         )
-    except BaseException:
+    except BaseException as error:
         for segment in segments:
             os.close(segment.fd)
+        if isinstance(error, CorruptRecord):
+            raise CorruptRecord(f"{error}: {ADVICE}") from error
         raise
     return Log(
         context, config, directory, topic_id, partition, state, segments, epochs, log_start_offset
@@ -102,11 +104,15 @@ async def _recover(
     """Find where every segment ends and replay what the newest checkpoint does not cover.
     Returns (epochs, log start offset)."""
     _check_chain_of_segments(directory, topic_id, partition, segments)
-    checkpoint = await _newest_checkpoint(context, directory, names, segments)
+    checkpoint = await _newest_checkpoint(context, directory, names, segments, state)
     epochs: list[tuple[int, int]] = []
     if checkpoint is not None:
         epochs = list(checkpoint.epochs)
-        state.load(checkpoint.state)
+        if checkpoint.log_start_offset < segments[0].base_offset:
+            raise CorruptRecord(
+                f"{directory}: the log starts at offset {checkpoint.log_start_offset}, and "
+                f"{segments[0].path.name} is the first segment there is"
+            )
     elif any(name.endswith(CHECKPOINT_SUFFIX) for name in names):
         context.report(f"{directory.name}: no checkpoint fits the segments: scanning all of them")
 
@@ -116,6 +122,7 @@ async def _recover(
         for _pos, batch in iter_batches(body, 0, len(body)):
             state.replay(batch)
 
+    scanned: list[tuple[Segment, ScanResult]] = []
     for i, segment in enumerate(segments):
         last = i == len(segments) - 1
         successor = None if last else segments[i + 1]
@@ -126,11 +133,15 @@ async def _recover(
             segment.sealed = True
             continue
         replay: OnRecord = _ignore if before_checkpoint else on_record
-        await _scan(context, segment, checkpoint, successor, replay)
+        result = await _scan(context, segment, checkpoint, successor, replay)
+        scanned.append((segment, result))
         segment.sealed = not last
     for segment, successor in itertools.pairwise(segments):
         if segment.last_header_crc != successor.header.prev_header_crc:
             raise CorruptRecord(f"{successor.path} does not chain to the end of {segment.path}")
+    # Only now, when all of it is known to be whole, is anything changed.
+    for segment, result in scanned:
+        await _settle(context, segment, result)
     log_start_offset = segments[0].base_offset if segments else 0
     if checkpoint is not None:
         log_start_offset = max(log_start_offset, checkpoint.log_start_offset)
@@ -149,19 +160,24 @@ def _check_chain_of_segments(
         if header.topic_id != topic_id or header.partition != partition:
             raise CorruptRecord(
                 f"{segment.path} belongs to topic id {header.topic_id.hex()}, partition "
-                f"{header.partition}: {ADVICE}"
+                f"{header.partition}"
             )
     for segment, successor in itertools.pairwise(segments):
         if successor.header.prev_base_offset != segment.base_offset:
             raise CorruptRecord(
                 f"{directory}: a segment is missing between {segment.path.name} and "
-                f"{successor.path.name}: {ADVICE}"
+                f"{successor.path.name}"
             )
 
 
 async def _newest_checkpoint(
-    context: LogContext, directory: Path, names: list[str], segments: list[Segment]
+    context: LogContext,
+    directory: Path,
+    names: list[str],
+    segments: list[Segment],
+    state: ProducerState,
 ) -> Checkpoint | None:
+    """The newest checkpoint that fits the segments and whose producer state was loaded."""
     by_base = {segment.base_offset: segment for segment in segments}
     for name in reversed(names):
         if not name.endswith(CHECKPOINT_SUFFIX):
@@ -177,8 +193,13 @@ async def _newest_checkpoint(
                 raise CorruptRecord(
                     f"{directory}: {name} says that segment "
                     f"{file_name(checkpoint.segment_base_offset, SEGMENT_SUFFIX)} was durable, "
-                    f"and it is missing: {ADVICE}"
+                    f"and it is missing"
                 )
+            continue
+        try:
+            state.load(checkpoint.state)
+        except ValueError as error:
+            context.report(f"{directory.name}/{name} cannot be used: {error}")
             continue
         return checkpoint
     return None
@@ -198,7 +219,7 @@ async def _load_index(context: LogContext, directory: Path, segment: Segment) ->
     if segment.allocated_bytes < sealed.end_pos:
         raise CorruptRecord(
             f"{segment.path} has {segment.allocated_bytes} bytes and had {sealed.end_pos} when it "
-            f"was sealed: {ADVICE}"
+            f"was sealed"
         )
     segment.index = sealed.index
     segment.write_pos = segment.durable_pos = sealed.end_pos
@@ -213,9 +234,8 @@ async def _scan(
     checkpoint: Checkpoint | None,
     successor: Segment | None,
     on_record: OnRecord,
-) -> None:
-    """Find where a segment ends. The active one is cut there if its tail is torn; the index of
-    one that has a successor is saved."""
+) -> ScanResult:
+    """Find where a segment ends. Raises CorruptRecord where something durable is damaged."""
     header, size = segment.header, segment.allocated_bytes
     start = header.block_bytes, header.base_offset, header.header_crc
     index = SegmentIndex()
@@ -224,7 +244,7 @@ async def _scan(
         index = SegmentIndex.from_entries(checkpoint.index)
         if size < checkpoint.pos:
             raise CorruptRecord(
-                f"{segment.path} has {size} bytes, and {checkpoint.pos} had been durable: {ADVICE}"
+                f"{segment.path} has {size} bytes, and {checkpoint.pos} had been durable"
             )
     durable_pos = successor.header.prev_end_pos if successor else 0
     reads = scan_segment(header, size, *start, index, on_record, durable_pos)
@@ -232,24 +252,30 @@ async def _scan(
     if result.damage is not None:
         raise CorruptRecord(
             f"{segment.path}: {result.bad} at position {result.end_pos} (offset "
-            f"{result.next_offset}), but {result.damage}: {ADVICE}"
-        )
-    if result.bad is not None:
-        context.report(
-            f"{segment.path.parent.name}/{segment.path.name}: {result.bad} at position "
-            f"{result.end_pos}: a torn tail, never acknowledged; cut at offset "
-            f"{result.next_offset}"
+            f"{result.next_offset}), but {result.damage}"
         )
     segment.index = index
     segment.write_pos = segment.durable_pos = result.end_pos
     segment.next_offset = result.next_offset
     segment.last_header_crc = result.last_header_crc
-    run = context.disk.run
-    if size > result.end_pos:
-        await run(cut, segment.fd, result.end_pos)
-        segment.allocated_bytes = result.end_pos
-    if successor is not None:
-        data = index.encode(header, result.end_pos, result.next_offset, result.last_header_crc)
+    return result
+
+
+async def _settle(context: LogContext, segment: Segment, result: ScanResult) -> None:
+    """Cut a scanned segment at its end and make that durable; save the index of a sealed one."""
+    run, end_pos = context.disk.run, result.end_pos
+    if result.bad is not None:
+        context.report(
+            f"{segment.path.parent.name}/{segment.path.name}: {result.bad} at position {end_pos}: "
+            f"a torn tail, never acknowledged; cut at offset {result.next_offset}"
+        )
+    if segment.allocated_bytes != end_pos or result.record_count > 0:
+        # Synced in any case: a whole record may have landed without having been made durable.
+        await run(cut, segment.fd, end_pos)
+        segment.allocated_bytes = end_pos
+    if segment.sealed:
+        last_crc = result.last_header_crc
+        data = segment.index.encode(segment.header, end_pos, result.next_offset, last_crc)
         await run(write_file_atomic, segment.path.with_suffix(INDEX_SUFFIX), data)
 
 

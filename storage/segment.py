@@ -91,15 +91,17 @@ def create_segment(
     allocate_bytes: int,
     recycled: Path | None,
     lock_wait_s: float,
+    replace: bool = False,
 ) -> Segment:
     """Make `<base_offset>.wal` with a durable header, room for `allocate_bytes`, and the lock.
 
     It is prepared under a temporary name and renamed, so that a segment that exists always has
     its header. `recycled` is a retired segment to overwrite instead of a new file: overwriting
-    needs no journal of the file system. Raises OSError, LockTimeout, FileExistsError.
+    needs no journal of the file system. `replace`: the file exists and holds no record.
+    Raises OSError, LockTimeout, FileExistsError.
     """
     path = directory / file_name(header.base_offset, SEGMENT_SUFFIX)
-    if path.exists():
+    if path.exists() and not replace:
         raise FileExistsError(f"{path} exists already")
     temporary = path.with_suffix(path.suffix + TEMPORARY_SUFFIX)
     if not directory.exists():
@@ -156,6 +158,6 @@ def open_existing(
 
 
 def cut(fd: int, end_pos: int) -> None:
-    """Cut a file at `end_pos` and make that durable: bytes behind it cannot come back."""
+    """End a file at `end_pos` and make all of it durable: bytes behind it cannot come back."""
     os.ftruncate(fd, end_pos)
     os.fsync(fd)

@@ -98,6 +98,8 @@ class Notes:
         self.base_offsets: list[int] = []
 
     def load(self, snapshot: bytes) -> None:
+        if len(snapshot) % 8:
+            raise ValueError(f"{len(snapshot)} bytes are no snapshot")
         self.base_offsets = [base for (base,) in struct.iter_unpack(">q", snapshot)]
 
     def snapshot(self) -> bytes:
@@ -420,6 +422,43 @@ class Host:
         await self.crash()
         next_host = self.next_life(disk, **changes)
         return await next_host.open(driven.log.directory.name, appended=driven.appended)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every file of a directory tree."""
+    return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+async def crashed(path: Path, record_count: int = 12, **config: Any) -> Driven:
+    """A log of `record_count` records, each durable before the next was submitted; killed."""
+    driven = await Host(path, **config).open()
+    for i in range(record_count):
+        await driven.append_durably(b"%d" % i * (1 + 700 * (i % 3)), b"second")
+    await driven.host.crash()
+    return driven
+
+
+async def segmented(path: Path) -> Driven:
+    """A crashed log of several sealed segments."""
+    driven = await crashed(path, 40, segment_bytes=16 * BLOCK)
+    assert len(driven.segments) > 4
+    return driven
+
+
+def records_of(driven: Driven) -> list[tuple[int, int, int]]:
+    """(position, end of its body, offset behind it) of each record of a one-segment `crashed`."""
+    found, pos = [], BLOCK
+    for stored in driven.appended:
+        body_end = pos + BLOCK + len(stored.data)
+        found.append((pos, body_end, stored.next_offset))
+        pos = (body_end + BLOCK - 1) & -BLOCK
+    assert pos == driven.active.write_pos
+    return found
+
+
+def wal(driven: Driven) -> Path:
+    """The file of the active segment."""
+    return driven.active.path
 
 
 def split_batches(data: bytes) -> Iterator[bytes]:
