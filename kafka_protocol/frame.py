@@ -5,7 +5,7 @@ response is encoded with it. Records are slices of the frame on decode and stay 
 encode, so that megabytes are never copied here.
 
 Invariants: any bytes give a message, a DecodeError or an UnsupportedVersion, and in time in
-proportion to the frame; a message ends exactly where its frame ends.
+proportion to the frame; a message ends exactly where its frame ends (one client's bug excepted).
 
 Source: Kafka's RequestHeader v1 and v2, ResponseHeader v0 and v1 (KIP-482, KIP-511).
 """
@@ -40,6 +40,7 @@ HAND_ENCODERS: dict[type, Callable[[int], PartsWriter]] = {
 _REQUEST_HEADER = pystruct.Struct(">hhih")
 _REQUEST_HEADER_FIXED = pystruct.Struct(">hhi")
 _RESPONSE_HEADER = pystruct.Struct(">ii")
+_STRAY_METADATA_BYTES = 3
 _SIZE = pystruct.Struct(">i")
 # What Python raises when a reader runs into the end of the frame, or into text that is not UTF-8.
 _BAD_BYTES = (IndexError, pystruct.error, UnicodeDecodeError, OverflowError)
@@ -82,7 +83,7 @@ def decode_request(frame: memoryview) -> tuple[RequestHeader, Any]:
         if flexible:
             pos = wire.skip_tagged_fields(frame, pos) if frame[pos] else pos + 1
         message, pos = decode(frame, pos)
-        if pos != len(frame):
+        if pos != len(frame) and not _is_stray_metadata_end(header, pos, len(frame)):
             raise _wrong_end(pos, len(frame))
     except DecodeError as error:
         if header is not None:
@@ -191,6 +192,16 @@ def _client_id_or_none(frame: memoryview, length: int) -> str | None:
     if length < 0 or 10 + length > len(frame):
         return None
     return str(frame[10 : 10 + length], "utf-8", "replace")
+
+
+def _is_stray_metadata_end(header: RequestHeader, pos: int, size_bytes: int) -> bool:
+    """Whether these are the bytes that librdkafka (2.2 or newer) sends too many.
+
+    It asks for all topics with Metadata v9+ by a null array length that it means to be 1 byte and
+    sends as 4 (confluentinc/librdkafka#5049). Kafka ignores what follows a request; read like
+    that, the fields in between are the ones it means.
+    """
+    return header.api_key == ApiKey.METADATA and size_bytes - pos == _STRAY_METADATA_BYTES
 
 
 def _wrong_end(pos: int, size_bytes: int) -> DecodeError:

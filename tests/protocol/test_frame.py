@@ -55,6 +55,14 @@ def test_bytes_after_a_request_are_a_decode_error(case: Case) -> None:
         frame.decode_request(memoryview(case.frame + b"\0"))
 
 
+def test_librdkafka_asks_for_all_topics_with_three_stray_bytes() -> None:
+    body = "0003000d00000003000772646b61666b6100" + "00000000" + "010000"  # sent by 2.16.0
+    header, request = frame.decode_request(memoryview(bytes.fromhex(body)))
+    assert header.client_id == "rdkafka"
+    assert request.topics is None
+    assert not request.allow_auto_topic_creation
+
+
 @pytest.mark.parametrize("case", RESPONSES, ids=_id)
 def test_bytes_after_a_response_are_a_decode_error(case: Case) -> None:
     with pytest.raises(DecodeError, match="after the end"):
