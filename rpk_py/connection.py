@@ -61,10 +61,11 @@ class Connection(asyncio.BufferedProtocol):
     """The protocol object of one accepted socket. Home shard only."""
 
     __slots__ = (
-        "_blocked",
+        "_blocking",
         "_broker",
         "_buffer",
         "_context",
+        "_ending",
         "_filled",
         "_flush_scheduled",
         "_inflight_bytes",
@@ -90,7 +91,8 @@ class Connection(asyncio.BufferedProtocol):
         self._buffer: memoryview | None = None
         self._filled = 0
         self._slots: deque[_Slot] = deque()
-        self._blocked = False
+        self._blocking: _Slot | None = None  # the next request waits for this one's response
+        self._ending = False  # no further request is handled; closed after the last reply
         self._paused_reading = False
         self._writing_paused = False
         self._flush_scheduled = False
@@ -144,14 +146,17 @@ class Connection(asyncio.BufferedProtocol):
         """Forget the client; requests that it left behind finish without it."""
         self.closing = True
         self._server.forget(self)
+        self._broker.paused.pop(self, None)
         self._broker.unsent_bytes -= self._unsent_bytes
         self._unsent_bytes = 0
         self._buffer = None
         for slot in self._slots:
-            if slot.pending is not None and not slot.pending.pipelined:
+            # What is being written stays in flight until it is durable; nothing else goes on.
+            if slot.pending is None:
+                self._release(slot)
+            elif not slot.pending.pipelined:
                 slot.pending.cancel()
                 self._release(slot)
-                slot.ready = True
         self._slots.clear()
         if self._task is not None:
             self._task.cancel()
@@ -184,7 +189,7 @@ class Connection(asyncio.BufferedProtocol):
                 break
             pos = frame_pos + size
             self._handle_frame(data[frame_pos:pos], size)
-            if self.closing:
+            if self.closing or self._ending:
                 return end
         return pos
 
@@ -259,9 +264,10 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(response, Pending):
             slot.pending = response
             response.subscribe(slot.complete)
-            self._blocked = not response.pipelined
+            if not response.pipelined:
+                self._blocking = slot
         elif inspect.isawaitable(response):
-            self._blocked = True
+            self._blocking = slot
             self._task = broker.loop.create_task(self._answer_later(slot, response))
         else:
             self.slot_ready(slot, response)
@@ -309,45 +315,52 @@ class Connection(asyncio.BufferedProtocol):
         elif _first_error(response):
             # There is no reply to carry the error: closing makes the client look again.
             self._close("produce with acks=0 failed", error=_first_error(response))
-            return
-        if (slot.pending is not None and not slot.pending.pipelined) or (
-            self._blocked and self._task is None
-        ):
-            self._blocked = False
+        if slot is self._blocking:
+            self._blocking = None
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._broker.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Send every reply whose turn has come, in one call."""
+        """Send the replies whose turn has come; go on with what waited for that."""
         self._flush_scheduled = False
+        if self.closing:
+            return
+        self._send_ready()
+        if self._ending and not self._slots:
+            self.close()
+        elif self._paused_reading or self._filled:
+            self.resume()
+
+    def _send_ready(self) -> None:
+        """Send every reply whose turn has come, in one call."""
         slots = self._slots
         parts: list[Any] = []
         while slots and slots[0].ready:
             parts += slots.popleft().parts
-        if self.closing:
-            return
         if parts:
             self._broker.metrics.sent_bytes += sum(map(len, parts))
             if len(parts) == 1:
                 self._transport.write(parts[0])
             else:
                 self._transport.writelines(parts)
-        if self._paused_reading or self._filled:
-            self.resume()
 
     # -- limits ----------------------------------------------------------------------------
 
     def _must_wait(self) -> bool:
         """Whether the next request has to wait."""
-        if self._blocked or self._writing_paused or self._broker.stopping:
+        if self._blocking is not None or self._writing_paused or self._ending:
+            return True
+        if self._broker.stopping:
             return True
         broker, config = self._broker, self._broker.config
         if self._inflight_bytes > config.connection_inflight_bytes_max:
             return True
         if broker.inflight_bytes > config.inflight_bytes_max:
-            if self not in broker.paused:
-                broker.paused.append(self)
+            broker.paused.setdefault(self)
             return True
         return False
 
@@ -358,9 +371,7 @@ class Connection(asyncio.BufferedProtocol):
         self._inflight_bytes -= size
         broker.inflight_bytes -= size
         if broker.paused and broker.inflight_bytes <= broker.config.inflight_bytes_max:
-            paused, broker.paused = broker.paused, []
-            for connection in paused:
-                broker.loop.call_soon(connection.resume)
+            broker.loop.call_soon(_resume_paused, broker)
 
     def _pause_reading(self) -> None:
         if not self._paused_reading:
@@ -395,8 +406,9 @@ class Connection(asyncio.BufferedProtocol):
                     finish_now()
 
     def close(self) -> None:
-        """Close after what was sent has left."""
+        """Close after the replies that are ready have left."""
         if not self.closing:
+            self._send_ready()
             self.closing = True
             self._transport.close()
 
@@ -433,8 +445,26 @@ class Connection(asyncio.BufferedProtocol):
         self.close()
 
     def _close(self, event: str, **facts: Any) -> None:
+        """Say why, once, and close when everything that was asked before is answered."""
+        if self._ending:
+            return
         self._broker.log.warning(event, peer=self.peer, client_id=self.client_id, **facts)
-        self.close()
+        if not self._slots:
+            self.close()
+            return
+        self._ending = True
+        self._pause_reading()
+        self._flush_soon()
+
+
+def _resume_paused(broker: Broker) -> None:
+    """Let connections go on that wait for the shard's budget, in turns: one that fills it again
+    goes behind the others."""
+    for _ in range(len(broker.paused)):
+        if not broker.paused or broker.inflight_bytes > broker.config.inflight_bytes_max:
+            return
+        connection, _ = broker.paused.popitem(last=False)
+        connection.resume()
 
 
 def _first_error(response: Any) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,8 @@ class Broker:
     """One shard, as its handlers see it.
 
     `inflight_bytes` are request bytes whose reply is not ready, `unsent_bytes` reply bytes that
-    the kernel has not taken from connections that it stopped.
+    the kernel has not taken from connections that it stopped. `paused` are the connections that
+    wait for `inflight_bytes` to fall, in order.
     """
 
     node_id: int
@@ -36,7 +38,7 @@ class Broker:
     inflight_bytes: int = 0
     unsent_bytes: int = 0
     stopping: bool = False
-    paused: list[Any] = field(default_factory=list)
+    paused: OrderedDict[Any, None] = field(default_factory=OrderedDict)
 
     def clock_ms(self) -> int:
         """Milliseconds since the epoch, for timestamps."""

@@ -539,7 +539,7 @@ class Shard:
 
 @asynccontextmanager
 async def running(
-    directory: Path, backend: str = "threads", **settings: Any
+    directory: Path, /, backend: str = "threads", **settings: Any
 ) -> AsyncIterator[Shard]:
     """A shard that serves, with the checks of `Shard.stop` at the end."""
     shard = Shard(directory, backend, **settings)

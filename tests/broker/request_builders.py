@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from kafka_protocol.messages.fetch import FetchPartition, FetchRequest, FetchTopic
+from kafka_protocol.messages.fetch import (
+    FetchPartition,
+    FetchRequest,
+    FetchTopic,
+    PartitionData,
+)
 from kafka_protocol.messages.produce import (
     PartitionProduceData,
     ProduceRequest,
     TopicProduceData,
 )
-from kafka_protocol.record_batch import Record, build_batch
+from kafka_protocol.record_batch import Record, build_batch, iter_batches, iter_records
 
 PRODUCE_VERSION = 9  # with topic names and flexible
 FETCH_VERSION = 12  # likewise
@@ -69,3 +74,19 @@ def fetch_request(
         topics=[FetchTopic(name, topic_id, partitions)],
     )
     return request, 13 if by_id else FETCH_VERSION
+
+
+def records_of(answer: PartitionData) -> bytes:
+    """The bytes of a partition's records in a decoded answer."""
+    assert isinstance(answer.records, memoryview)
+    return bytes(answer.records)
+
+
+def values_of(answer: PartitionData) -> list[tuple[int, bytes | None]]:
+    """(offset, value) of every record in a decoded answer."""
+    data = records_of(answer)
+    return [
+        (record.offset, record.value)
+        for pos, header in iter_batches(data, 0, len(data))
+        for record in iter_records(data[pos : pos + header.size_bytes], 1 << 30)
+    ]

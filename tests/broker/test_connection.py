@@ -23,6 +23,7 @@ from tests.broker.request_builders import (
     batch_of,
     fetch_request,
     produce_request,
+    records_of,
 )
 
 MIB = 1 << 20
@@ -64,7 +65,7 @@ def test_a_request_that_arrives_byte_by_byte_is_answered_once(tmp_path: Path) ->
             produced = client.replies[1][1].responses[0].partition_responses[0]
             assert (produced.error_code, produced.base_offset) == (0, 0)
             found = await client.fetch("t", 0)
-            assert bytes(found.records)[61:] == batch_of(b"one", b"two")[61:]
+            assert records_of(found)[61:] == batch_of(b"one", b"two")[61:]
 
     run(scenario())
 
@@ -122,7 +123,7 @@ def test_a_frame_larger_than_the_scratch_buffer_is_put_together(
             # One buffer of the frame's size, not one that grows.
             assert client.transport.buffer_bytes_max <= len(frames[1])
             found = await client.fetch("t", 0)
-            assert bytes(found.records)[61:] == batch[61:]
+            assert records_of(found)[61:] == batch[61:]
 
     run(scenario())
 
