@@ -6,14 +6,16 @@ Encodes and decodes with kafka_protocol; everything else (retries, metadata, ord
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka_protocol.frame import decode_response, encode_request
+from kafka_protocol.messages.fetch import FetchPartition, FetchRequest, FetchTopic
 from kafka_protocol.messages.produce import (
     PartitionProduceData,
     ProduceRequest,
     TopicProduceData,
 )
+from kafka_protocol.record_batch import BatchHeader, iter_batches
 from kafka_protocol.schema import info_of
 from tests.clients.broker import RunningBroker
 
@@ -90,7 +92,43 @@ class WireClient:
             return True
 
 
-def produce_request(topic: str, partition: int, batch: bytes | bytearray, acks: int) -> Any:
+class StoredBatch(NamedTuple):
+    """A record batch of a partition: its header and all of its bytes."""
+
+    header: BatchHeader
+    data: bytes
+
+
+def produce_request(
+    topic: str, partition: int, batch: bytes | bytearray, acks: int
+) -> ProduceRequest:
     """A produce request of one batch (version 12 or older: by topic name)."""
     data = PartitionProduceData(partition, memoryview(batch))
     return ProduceRequest(None, acks, 30_000, [TopicProduceData(name=topic, partition_data=[data])])
+
+
+def fetch_request(topic: str, partition: int, offset: int, max_wait_ms: int = 0) -> FetchRequest:
+    """A fetch request of one partition (version 12 or older: by topic name)."""
+    wanted = FetchPartition(partition, fetch_offset=offset, partition_max_bytes=64 << 20)
+    return FetchRequest(
+        max_wait_ms=max_wait_ms,
+        min_bytes=1,
+        topics=[FetchTopic(topic=topic, partitions=[wanted])],
+    )
+
+
+def stored_batches(broker: RunningBroker, topic: str, partition: int = 0) -> list[StoredBatch]:
+    """All batches of a partition as they are on the wire, which is as they are on disk."""
+    batches: list[StoredBatch] = []
+    offset = 0
+    with WireClient(broker) as client:
+        while True:
+            answer = client.ask(fetch_request(topic, partition, offset), 12)
+            data = answer.responses[0].partitions[0]
+            assert data.error_code == 0
+            for pos, header in iter_batches(data.records, 0, len(data.records)):
+                whole = bytes(data.records[pos : pos + header.size_bytes])
+                batches.append(StoredBatch(header, whole))
+                offset = header.last_offset + 1
+            if offset >= data.high_watermark:
+                return batches
