@@ -508,6 +508,11 @@ class Shard:
         self._skew_s += seconds
 
     @property
+    def topics(self) -> list[TopicState]:
+        """All topics, for the next shard in this directory."""
+        return list(self.controller.state.topics.values())
+
+    @property
     def events(self) -> list[str]:
         """What was logged at warning or above."""
         return [event for event, _ in self.log.lines]
@@ -539,10 +544,17 @@ class Shard:
 
 @asynccontextmanager
 async def running(
-    directory: Path, /, backend: str = "threads", **settings: Any
+    directory: Path,
+    /,
+    backend: str = "threads",
+    topics: Iterable[TopicState] = (),
+    **settings: Any,
 ) -> AsyncIterator[Shard]:
-    """A shard that serves, with the checks of `Shard.stop` at the end."""
+    """A shard that serves, with the checks of `Shard.stop` at the end. `topics` exist already:
+    those of a shard that ran in this directory before."""
     shard = Shard(directory, backend, **settings)
+    for topic in topics:
+        shard.controller.state.add_topic(topic)
     try:
         await shard.controller.replace()
         yield shard

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from struct import pack_into
 from typing import Any
+
+from crc32c import crc32c
 
 from kafka_protocol.messages.fetch import (
     FetchPartition,
@@ -74,6 +77,12 @@ def fetch_request(
         topics=[FetchTopic(name, topic_id, partitions)],
     )
     return request, 13 if by_id else FETCH_VERSION
+
+
+def resummed(batch: bytearray) -> bytes:
+    """A batch that was tampered with, with a CRC that holds."""
+    pack_into(">I", batch, 17, crc32c(batch[21:]))
+    return bytes(batch)
 
 
 def records_of(answer: PartitionData) -> bytes:
