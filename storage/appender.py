@@ -250,7 +250,7 @@ class SegmentAppender:
         total = record_bytes(record.size, self.block_bytes)
         self._plan_pos += total
         self._unchecked_bytes += total
-        decayed = self._group_bytes * 3 // 4
+        decayed = self._group_bytes * 3 // 4 & -self.block_bytes  # down: it must reach one block
         self._group_bytes = round_up(max(record.size, decayed), self.block_bytes)
         self._group_bytes = min(self._group_bytes, RECORD_BYTES_MAX)
         self._queued.append(record)
