@@ -233,7 +233,7 @@ class _Inspection:
                     "timestamp": record.timestamp,
                     "key": _shown(record.key),
                     "value": _shown(record.value),
-                    "headers": {name: _shown(value) for name, value in record.headers},
+                    "headers": [[name, _shown(value)] for name, value in record.headers],
                 }
                 self._emit("kafka_record", facts)
                 self._records_left -= 1

@@ -219,11 +219,11 @@ def test_records_shows_batches_and_kafka_records_up_to_a_limit(tmp_path: Path) -
         "timestamp": 1_700_000_000_123,
         "key": None,
         "value": "plain",
-        "headers": {},
+        "headers": [],
     }
     assert records[1]["key"] == ""
     assert records[1]["value"] == "\\xff\x00"
-    assert records[1]["headers"] == {"trace": "1", "none": None}
+    assert records[1]["headers"] == [["trace", "1"], ["none", None]]
     assert records[2]["value"].endswith("... (380 more bytes)")
     code, text = debug_wal("--records", "--limit", 3, path)
     assert "0 2023-11-14T22:13:20.123Z key None value 'plain'" in text
