@@ -49,11 +49,13 @@ _SESSION_CLOSE: Final = -1
 
 
 class _Cold(NamedTuple):
-    """A partition whose records are not in memory."""
+    """A partition whose records are not in memory. `first`: nothing stood before it in the
+    request, so it gets at least one batch."""
 
     partition: Partition
     offset: int
     max_bytes: int
+    first: bool
     answer: PartitionData
 
 
@@ -146,7 +148,7 @@ class _Read:
         self.response = FetchResponse()
         self.bytes = 0
         self.cold: list[_Cold] = []
-        self.must_answer = not request.topics
+        self.must_answer = not any(topic.partitions for topic in request.topics)
         unsent_room = max(broker.config.reply_bytes_max - broker.unsent_bytes, 0)
         self.budget_bytes = min(request.max_bytes, broker.config.fetch_max_bytes, unsent_room)
         committed = request.isolation_level == _READ_COMMITTED
@@ -187,7 +189,7 @@ class _Read:
             return
         found = log.read_cached(offset, high_watermark, max_bytes, first)
         if found is None:
-            self.cold.append(_Cold(partition, offset, max_bytes, answer))
+            self.cold.append(_Cold(partition, offset, max_bytes, first, answer))
             self.budget_bytes -= max(max_bytes, 0)
         else:
             self.add(answer, found[0])
@@ -232,9 +234,7 @@ class _Read:
 
 async def _finish_cold(ctx: RequestContext, read: _Read) -> FetchResponse:
     """Read what is not in memory, all partitions at the same time."""
-    results = await asyncio.gather(
-        *(_read_cold(cold, first=i == 0 and read.bytes == 0) for i, cold in enumerate(read.cold))
-    )
+    results = await asyncio.gather(*(_read_cold(cold) for cold in read.cold))
     for cold, slices in zip(read.cold, results, strict=True):
         if slices is None:
             read.fail_cold(cold)
@@ -244,12 +244,12 @@ async def _finish_cold(ctx: RequestContext, read: _Read) -> FetchResponse:
     return read.response
 
 
-async def _read_cold(cold: _Cold, first: bool) -> list[memoryview] | None:
+async def _read_cold(cold: _Cold) -> list[memoryview] | None:
     log = cold.partition.log
     assert log is not None
     try:
         slices, _next_offset = await log.read(
-            cold.offset, cold.partition.high_watermark, cold.max_bytes, first
+            cold.offset, cold.partition.high_watermark, cold.max_bytes, cold.first
         )
     except StorageError:
         return None

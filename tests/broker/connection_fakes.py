@@ -37,6 +37,7 @@ from rpk_py.metadata.state import (
     ClusterState,
     Delta,
     NodeState,
+    PartitionsChanged,
     PartitionState,
     TopicCreated,
     TopicState,
@@ -54,7 +55,7 @@ from storage.disk import Disk, alignment, fd_path
 from storage.log import Log, LogContext
 from storage.record_buffer import RecordCache
 from storage.recycle import SegmentPool
-from tests.broker.request_builders import fetch_request, produce_request
+from tests.broker.request_builders import BATCH, fetch_request, produce_request
 
 T = TypeVar("T")
 
@@ -485,6 +486,15 @@ class Shard:
         await self.controller.commit(TopicCreated(topic))
         return self.controller.state.topics[name]
 
+    async def move(self, name: str, leader: int) -> None:
+        """Give every partition of a topic to `leader`, in a new epoch."""
+        topic = self.controller.state.topics[name]
+        moved = [
+            PartitionState(p.index, leader, p.leader_epoch + 1, [leader], [leader])
+            for p in topic.partitions
+        ]
+        await self.controller.commit(PartitionsChanged(topic.topic_id, tuple(moved)))
+
     def partition(self, topic: str, index: int = 0) -> Partition:
         """A partition that must be here."""
         found = self.table.get(topic, index)
@@ -496,6 +506,12 @@ class Shard:
         found = self.partition(topic, index).log
         assert found is not None
         return found
+
+    async def fill(self, topic: str, count: int, index: int = 0, batch: bytes = BATCH) -> None:
+        """Produce `count` batches, each durable before the next: a WAL record each."""
+        client = self.client()
+        for _ in range(count):
+            assert (await client.produce(topic, batch, index=index)).error_code == 0
 
     def forget_cache(self, topic: str, index: int = 0) -> None:
         """Make what is durable in a partition cold."""

@@ -99,3 +99,26 @@ def values_of(answer: PartitionData) -> list[tuple[int, bytes | None]]:
         for pos, header in iter_batches(data, 0, len(data))
         for record in iter_records(data[pos : pos + header.size_bytes], 1 << 30)
     ]
+
+
+def request_of(*topics: FetchTopic, max_wait_ms: int = 0, max_bytes: int = 1 << 30) -> FetchRequest:
+    """A FetchRequest for these topics."""
+    return FetchRequest(
+        max_wait_ms=max_wait_ms, min_bytes=1, max_bytes=max_bytes, topics=list(topics)
+    )
+
+
+def asked(*rows: tuple[int, int]) -> list[FetchPartition]:
+    """Partitions of a FetchTopic from (partition, offset) pairs."""
+    return [
+        FetchPartition(index, fetch_offset=offset, partition_max_bytes=1 << 20)
+        for index, offset in rows
+    ]
+
+
+def partitions_of(response: Any) -> list[PartitionData]:
+    """The answers for all partitions of a FetchResponse, in order."""
+    return [partition for topic in response.responses for partition in topic.partitions]
+
+
+BATCH = batch_of(bytes(1000))
