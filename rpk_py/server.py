@@ -26,7 +26,9 @@ class Server:
     async def start(self, listener: socket.socket) -> None:
         """Accept connections on a socket that listens already."""
         self._listener = await self._broker.loop.create_server(
-            lambda: Connection(self._broker, self._scratch, self), sock=listener
+            lambda: Connection(self._broker, self._scratch, self),
+            sock=listener,
+            backlog=self._broker.config.listen_backlog,  # the loop calls listen() once more
         )
 
     def admit(self, connection: Connection) -> bool:
