@@ -465,6 +465,11 @@ class Shard:
         self.server = Server(self.broker)
         self.clients: list[Client] = []
 
+    async def start(self) -> None:
+        """Open what the metadata says is here."""
+        await self.disk.run(self.context.pool.load)
+        await self.controller.replace()
+
     def client(self, scratch_bytes: int = 4096, read_bytes_max: int = 1 << 30) -> Client:
         """A new connection."""
         client = Client(self, scratch_bytes, read_bytes_max)
@@ -524,9 +529,9 @@ class Shard:
         self._skew_s += seconds
 
     @property
-    def topics(self) -> list[TopicState]:
-        """All topics, for the next shard in this directory."""
-        return list(self.controller.state.topics.values())
+    def state(self) -> ClusterState:
+        """The metadata, for the next shard in this directory."""
+        return self.controller.state
 
     @property
     def events(self) -> list[str]:
@@ -563,16 +568,16 @@ async def running(
     directory: Path,
     /,
     backend: str = "threads",
-    topics: Iterable[TopicState] = (),
+    state: ClusterState | None = None,
     **settings: Any,
 ) -> AsyncIterator[Shard]:
-    """A shard that serves, with the checks of `Shard.stop` at the end. `topics` exist already:
-    those of a shard that ran in this directory before."""
+    """A shard that serves, with the checks of `Shard.stop` at the end. `state` is what the
+    controller kept of a shard that ran in this directory before."""
     shard = Shard(directory, backend, **settings)
-    for topic in topics:
-        shard.controller.state.add_topic(topic)
+    if state is not None:
+        shard.controller.state = state
     try:
-        await shard.controller.replace()
+        await shard.start()
         yield shard
     except BaseException:
         await shard.disk.close()

@@ -21,7 +21,7 @@ from kafka_protocol.messages.produce import (
 )
 from kafka_protocol.record_batch import parse_header, verify_crc
 from rpk_py.handlers import produce as produce_handler
-from rpk_py.metadata.state import TopicConfigsChanged, TopicState
+from rpk_py.metadata.state import ClusterState, TopicConfigsChanged
 from tests.broker.connection_fakes import (
     LOCAL,
     NODE,
@@ -503,16 +503,16 @@ def test_gaps_old_epochs_and_new_epochs_are_judged_as_kafka_does(tmp_path: Path)
 
 
 def test_idempotence_survives_a_restart(tmp_path: Path) -> None:
-    async def before() -> list[TopicState]:
+    async def before() -> ClusterState:
         async with running(tmp_path) as shard:
             await shard.create("t")
             client = shard.client()
             for i in range(3):
                 await client.produce("t", sequenced(i))
-            return shard.topics
+            return shard.state
 
-    async def after(topics: list[TopicState]) -> None:
-        async with running(tmp_path, topics=topics) as shard:
+    async def after(state: ClusterState) -> None:
+        async with running(tmp_path, state=state) as shard:
             client = shard.client()
             again = await client.produce("t", sequenced(2))
             assert (again.error_code, again.base_offset) == (0, 2)
