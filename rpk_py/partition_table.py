@@ -29,8 +29,9 @@ from rpk_py.metadata.state import (
 from rpk_py.partition import Partition
 from rpk_py.topic_configs import log_settings
 from storage.errors import StorageError
-from storage.log import LogConfig, LogContext, discard_directory, empty_directory
+from storage.log import LogConfig, LogContext
 from storage.open_log import open_log
+from storage.recycle import directory_belongs_to, discard_directory, empty_directory
 
 OPENING_MAX = 16  # partitions that recover at the same time
 TRASH = "trash"
@@ -49,6 +50,9 @@ class PartitionTable:
         self._by_name: dict[tuple[str, int], Partition] = {}
         self._by_id: dict[tuple[bytes, int], Partition] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()  # one delta, or the close, at a time
+        self._cleaned = False
+        self._closed = False
 
     def get(self, topic: str, index: int) -> Partition | None:
         """The partition, if this shard leads it."""
@@ -81,52 +85,69 @@ class PartitionTable:
 
     async def on_delta(self, delta: Delta | None, state: ClusterState) -> None:
         """Open, move and close partitions as `delta` says; None: the whole state is new."""
-        if delta is None:
-            await self._reconcile(state)
-            return
-        for change in delta.changes:
-            if isinstance(change, TopicCreated):
-                await self._open_all(self._led(state.topics_by_id.get(change.topic.topic_id)))
-            elif isinstance(change, TopicDeleted):
-                await self._delete_topic(change.topic_id)
-            elif isinstance(change, PartitionsChanged | TopicConfigsChanged):
-                await self._update(state.topics_by_id.get(change.topic_id))
+        async with self._changing:
+            if self._closed:
+                return
+            if delta is None:
+                await self._reconcile(state)
+                return
+            for change in delta.changes:
+                if isinstance(change, TopicCreated):
+                    topic = state.topics_by_id.get(change.topic.topic_id)
+                    await self._open_all(self._led(topic), state)
+                elif isinstance(change, TopicDeleted):
+                    await self._delete_topic(change.topic_id)
+                elif isinstance(change, PartitionsChanged | TopicConfigsChanged):
+                    await self._update(state.topics_by_id.get(change.topic_id), state)
 
     async def _reconcile(self, state: ClusterState) -> None:
-        run = self._context.disk.run
-        await run(self._context.pool.load)
         for topic_id in {key[0] for key in self._by_id} - state.topics_by_id.keys():
             await self._delete_topic(topic_id)
-        if self._node_id == min(state.nodes, default=self._node_id):
-            self._discard(await run(self._deleted_directories, set(state.topics)))
-        led = [pair for topic in state.topics.values() for pair in self._led(topic)]
-        await self._open_all(led)
+        if not self._cleaned:
+            self._cleaned = True
+            self._discard(await self._context.disk.run(self._deleted_directories, state))
+        for topic in list(state.topics.values()):
+            await self._update(topic, state)
 
-    def _deleted_directories(self, topics: set[str]) -> list[Path]:
-        """Move directories of topics that are gone into the trash; all that is there. Blocks."""
-        for path in self._config.data_dir.iterdir():
+    def _deleted_directories(self, state: ClusterState) -> list[Path]:
+        """Move what deleted topics left behind into the trash; all that is there. Blocks.
+
+        Only a topic that the metadata knows to be deleted counts: a directory that it does not
+        know at all may be all that is left after the metadata file was lost.
+        """
+        for path in sorted(self._config.data_dir.iterdir()):
             named = _PARTITION_DIRECTORY.fullmatch(path.name)
-            if named and path.is_dir() and named[1] not in topics and any(path.glob("*.wal")):
+            if not named or named[1] in state.topics or not path.is_dir():
+                continue
+            if directory_belongs_to(path, state.deleted_topic_ids):
                 discard_directory(path, self._trash)
+            else:
+                self._log.warning(
+                    "a directory of no known topic is left alone; if metadata.db was lost, "
+                    "restore it, else remove the directory",
+                    directory=str(path),
+                )
         return list(self._trash.iterdir()) if self._trash.exists() else []
 
     def _led(self, topic: TopicState | None) -> list[tuple[TopicState, PartitionState]]:
         partitions = topic.partitions if topic is not None else []
         return [(topic, p) for p in partitions if topic is not None and p.leader == self._node_id]
 
-    async def _open_all(self, wanted: list[tuple[TopicState, PartitionState]]) -> None:
+    async def _open_all(
+        self, wanted: list[tuple[TopicState, PartitionState]], state: ClusterState
+    ) -> None:
         missing = [pair for pair in wanted if (pair[0].topic_id, pair[1].index) not in self._by_id]
         for start in range(0, len(missing), OPENING_MAX):
             batch = missing[start : start + OPENING_MAX]
-            await asyncio.gather(*(self._open(topic, state) for topic, state in batch))
+            await asyncio.gather(*(self._open(topic, led, state) for topic, led in batch))
 
-    async def _open(self, topic: TopicState, state: PartitionState) -> None:
+    async def _open(self, topic: TopicState, led: PartitionState, state: ClusterState) -> None:
         settings = log_settings(topic.configs, self._config)
         partition = Partition(
             topic.name,
             topic.topic_id,
-            state.index,
-            state.leader_epoch,
+            led.index,
+            led.leader_epoch,
             settings.max_message_bytes,
             settings.log_append_time,
         )
@@ -138,42 +159,46 @@ class PartitionTable:
             flush_bytes=settings.flush_bytes,
             lock_wait_s=self._config.lock_wait_s,
         )
-        directory = self._config.data_dir / f"{topic.name}-{state.index}"
+        directory = self._config.data_dir / f"{topic.name}-{led.index}"
         try:
             log = await open_log(
                 self._context,
                 config,
                 directory,
                 topic.topic_id,
-                state.index,
+                led.index,
                 partition.producers,
                 self._trash,
+                state.deleted_topic_ids.__contains__,
             )
-        except (StorageError, OSError, ValueError) as error:
+        except (StorageError, OSError) as error:
             self._log.error("partition is offline", partition=directory.name, reason=str(error))
+            partition.fail(str(error), ErrorCode.KAFKA_STORAGE_ERROR)
+        except Exception as error:  # a bug of ours; the other partitions must open all the same
+            self._log.exception("partition is offline", partition=directory.name)
             partition.fail(str(error), ErrorCode.KAFKA_STORAGE_ERROR)
         else:
             partition.open(log)
-        self._by_name[topic.name, state.index] = partition
-        self._by_id[topic.topic_id, state.index] = partition
+        self._by_name[topic.name, led.index] = partition
+        self._by_id[topic.topic_id, led.index] = partition
 
-    async def _update(self, topic: TopicState | None) -> None:
-        """Leadership or configs of a topic changed."""
+    async def _update(self, topic: TopicState | None, state: ClusterState) -> None:
+        """Leadership or configs of a topic may have changed, or it is new."""
         if topic is None:
             return
         settings = log_settings(topic.configs, self._config)
-        for state in topic.partitions:
-            partition = self._by_id.get((topic.topic_id, state.index))
+        for now in topic.partitions:
+            partition = self._by_id.get((topic.topic_id, now.index))
             if partition is None:
                 continue
-            if state.leader != self._node_id:
+            if now.leader != self._node_id:
                 await self._close(partition)
                 continue
-            if state.leader_epoch != partition.leader_epoch:
-                partition.lead(state.leader_epoch)
+            if now.leader_epoch != partition.leader_epoch:
+                partition.lead(now.leader_epoch)
             partition.max_message_bytes = settings.max_message_bytes
             partition.log_append_time = settings.log_append_time
-        await self._open_all(self._led(topic))
+        await self._open_all(self._led(topic), state)
 
     def _forget(self, partition: Partition, error: ErrorCode) -> None:
         del self._by_name[partition.topic, partition.index]
@@ -187,14 +212,21 @@ class PartitionTable:
             await partition.log.close()
 
     async def _delete_topic(self, topic_id: bytes) -> None:
-        for partition in [p for key, p in self._by_id.items() if key[0] == topic_id]:
+        deleted = [p for key, p in self._by_id.items() if key[0] == topic_id]
+        for partition in deleted:
             self._forget(partition, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
-            if partition.log is not None:
-                discarded = await partition.log.delete(self._trash)
+        for partition in deleted:
+            directory = self._config.data_dir / f"{partition.topic}-{partition.index}"
+            try:
+                if partition.log is not None:
+                    discarded = await partition.log.delete(self._trash)
+                else:
+                    run = self._context.disk.run
+                    discarded = await run(discard_directory, directory, self._trash)
+            except OSError as error:  # the next start tries again
+                self._log.error("cannot remove a deleted partition", reason=str(error))
             else:
-                directory = self._config.data_dir / f"{partition.topic}-{partition.index}"
-                discarded = await self._context.disk.run(discard_directory, directory, self._trash)
-            self._discard([discarded] if discarded is not None else [])
+                self._discard([discarded] if discarded is not None else [])
 
     def _discard(self, directories: list[Path]) -> None:
         """Retire or delete the files of discarded partitions, in the background."""
@@ -212,9 +244,14 @@ class PartitionTable:
             self._log.warning("cannot remove a deleted partition", reason=str(task.exception()))
 
     async def close(self) -> None:
-        """Make every partition durable, checkpoint it and close its files."""
-        for partition in self:
-            if partition.log is not None:
-                await partition.log.close()
+        """Make every partition durable, checkpoint it and close its files; then take no delta."""
+        async with self._changing:
+            self._closed = True
+            logs = [partition.log for partition in self if partition.log is not None]
+            for outcome in await asyncio.gather(
+                *(log.close() for log in logs), return_exceptions=True
+            ):
+                if isinstance(outcome, BaseException):
+                    self._log.error("a partition did not close cleanly", reason=str(outcome))
         if self._tasks:
             await asyncio.wait(list(self._tasks))

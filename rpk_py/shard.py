@@ -64,7 +64,9 @@ async def _serve(
         now_ms=lambda: time.time_ns() // 1_000_000,
         rng=random.SystemRandom(),
         report=lambda message: log.warning(message),
+        pending_bytes_max=config.inflight_bytes_max,
     )
+    await disk.run(context.pool.load)
     replica = await open_replica(
         node_id,
         control,

@@ -69,10 +69,10 @@ class SegmentAppender:
         "_flush_timer",
         "_group_bytes",
         "_in_flight",
-        "_on_bytes_pending",
         "_open",
         "_outgrown",
         "_owner",
+        "_pending_bytes",
         "_plan_pos",
         "_preparing",
         "_queued",
@@ -118,6 +118,7 @@ class SegmentAppender:
         self._in_flight: deque[RecordBuffer] = deque()
         self._group_bytes = self.block_bytes
         self._preparing = False
+        self._pending_bytes = 0
         self._flush_timer: TimerHandle | None = None
         self._unflushed_bytes = 0
         self._unchecked_bytes = 0
@@ -158,6 +159,8 @@ class SegmentAppender:
         if max_timestamp > record.max_timestamp:
             record.max_timestamp = max_timestamp
         self.appended_offset = next_offset
+        self._pending_bytes += size
+        self._committer.pending_bytes += size
         if self.write_caching:
             self._flush_later(size)
         elif not self.dirty:
@@ -209,6 +212,8 @@ class SegmentAppender:
             self.failed = error
             self._queued.clear()
             self._open = None
+            self._committer.pending_bytes -= self._pending_bytes
+            self._pending_bytes = 0
             self._owner.on_failed(error)
 
     @property
@@ -289,16 +294,16 @@ class SegmentAppender:
             record.leader_epoch,
             len(record.batch_bases),
         )
+        record.submitted_s = self._committer.clock_s()
+        done: Callable[[int], None] = partial(self._written, record, total)
+        self._committer.disk.write(segment.fd, view[:total], pos, done)
         segment.write_pos = record.end_pos
         segment.last_header_crc = record.header_crc
         segment.next_offset = record.next_offset
         segment.index.append(record.base_offset, pos, record.max_timestamp)
         self.written_offset = record.next_offset
         self._in_flight.append(record)
-        record.submitted_s = self._committer.clock_s()
         assert self.durable_offset <= self.written_offset <= self.appended_offset
-        done: Callable[[int], None] = partial(self._written, record, total)
-        self._committer.disk.write(segment.fd, view[:total], pos, done)
 
     def _written(self, record: RecordBuffer, total: int, res: int) -> None:
         """A write's completion: `res` bytes are durable, or -errno."""
@@ -320,6 +325,8 @@ class SegmentAppender:
             assert segment.durable_pos == durable.pos
             segment.durable_pos = durable.end_pos
             self.durable_offset = durable.next_offset
+            self._pending_bytes -= durable.size
+            committer.pending_bytes -= durable.size
             self._cache.admit(durable, self._spans)
             if durable.checkpoint_state is not None:
                 self._owner.on_checkpoint(durable)

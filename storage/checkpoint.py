@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 from crc32c import crc32c
 
+from storage.index import ENTRY_BYTES
+
 _MAGIC = b"RPKC"
 _VERSION = 1
 # magic, version, flags (0), segment base offset, incarnation, pos, previous header CRC,
@@ -64,6 +66,8 @@ def decode_checkpoint(data: bytes) -> Checkpoint | None:
     ) = _HEAD.unpack_from(data)  # fmt: skip
     epochs_end = _HEAD.size + _EPOCH.size * epoch_count
     index_end = epochs_end + index_bytes
+    if index_bytes % ENTRY_BYTES:
+        return None
     if magic != _MAGIC or version != _VERSION or len(data) != index_end + state_bytes + 4:
         return None
     epochs = [(epoch, start) for epoch, start in _EPOCH.iter_unpack(data[_HEAD.size : epochs_end])]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from storage.disk import Disk
+from storage.errors import DiskFailed, StorageError
 
 
 class Flushable(Protocol):
@@ -23,6 +24,9 @@ class Flushable(Protocol):
     def flush(self) -> None:
         """Queue every write that may start now at the disk."""
 
+    def fail(self, error: StorageError) -> None:
+        """Stop for good."""
+
 
 def _ignore(_seconds: float) -> None:
     """Nobody measures."""
@@ -31,7 +35,16 @@ def _ignore(_seconds: float) -> None:
 class Committer:
     """Once a tick: flush every dirty appender, then one submit. One shard, one instance."""
 
-    __slots__ = ("_dirty", "_loop", "_scheduled", "batches", "clock_s", "disk", "observe_write")
+    __slots__ = (
+        "_dirty",
+        "_loop",
+        "_scheduled",
+        "batches",
+        "clock_s",
+        "disk",
+        "observe_write",
+        "pending_bytes",
+    )
 
     def __init__(
         self,
@@ -44,6 +57,7 @@ class Committer:
         self.clock_s = clock_s  # not the loop's, which stands still within a tick
         self.observe_write = observe_write  # given the seconds from submit to durable, each write
         self.batches = 0  # record batches made durable
+        self.pending_bytes = 0  # of batches that are appended and not durable
         self._loop = loop
         self._dirty: list[Flushable] = []
         self._scheduled = False
@@ -67,5 +81,8 @@ class Committer:
         dirty, self._dirty = self._dirty, []
         for appender in dirty:
             appender.dirty = False
-            appender.flush()
+            try:
+                appender.flush()
+            except Exception as error:  # one partition's trouble must not hold up the others
+                appender.fail(DiskFailed(f"a flush failed unexpectedly: {error!r}"))
         self.disk.submit()

@@ -24,6 +24,7 @@ _VERSION = 1
 # magic, version, incarnation, base offset, end pos, next offset, last header CRC, entries
 _HEAD = struct.Struct(">4sHQqQqII")
 _ENTRY = struct.Struct(">qqq")  # base offset, position, max timestamp
+ENTRY_BYTES = _ENTRY.size
 
 
 class SegmentIndex:

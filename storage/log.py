@@ -23,30 +23,23 @@ from typing import Any, Protocol
 from kafka_protocol.record_batch import BatchHeader
 from storage.appender import SegmentAppender
 from storage.checkpoint import Checkpoint
+from storage.cold_reader import ColdReader
 from storage.committer import Committer
-from storage.disk import Disk, fsync_dir, write_file_atomic
+from storage.disk import Disk, write_file_atomic
 from storage.errors import CorruptRecord, DiskFailed, DiskFull, StorageError
 from storage.record_buffer import RecordBuffer, RecordCache, Spans
-from storage.recycle import SegmentPool
+from storage.recycle import SegmentPool, discard_directory
 from storage.segment import (
     CHECKPOINT_SUFFIX,
     INDEX_SUFFIX,
-    SEGMENT_SUFFIX,
     Segment,
     create_segment,
     cut,
     file_name,
 )
 from storage.timestamps import first_at_or_after, largest
-from storage.wal_format import (
-    SegmentHeader,
-    body_crc_holds,
-    decode_record_header,
-    record_bytes,
-)
+from storage.wal_format import SegmentHeader, record_bytes
 
-READ_BYTES_MIN = 128 * 1024
-READ_BYTES_MAX = 4 << 20
 CHECKPOINTS_KEPT = 2
 
 
@@ -97,6 +90,7 @@ class LogContext:
     now_ms: Callable[[], int]
     rng: random.Random
     report: Callable[[str], None]
+    pending_bytes_max: int = 256 << 20  # not durable, beyond which write.caching waits
 
 
 class Log:
@@ -143,8 +137,7 @@ class Log:
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._closed = False
-        self._sequential_end: tuple[Segment, int] | None = None
-        self._read_ahead_bytes = READ_BYTES_MIN
+        self._cold_reader = ColdReader(directory, context.disk, self._spans, context.cache)
 
     # -- offsets ---------------------------------------------------------------------------
 
@@ -160,8 +153,12 @@ class Log:
 
     @property
     def visible_offset(self) -> int:
-        """What one replica may show to consumers: durable records; with write.caching all."""
-        if self._config.write_caching:
+        """What one replica may show to consumers: durable records; with write.caching all, as
+        long as what is not durable in the whole shard stays within `pending_bytes_max`."""
+        context = self._context
+        if self._config.write_caching and (
+            context.committer.pending_bytes <= context.pending_bytes_max
+        ):
             return self._appender.appended_offset
         return self._appender.durable_offset
 
@@ -263,7 +260,7 @@ class Log:
             return found
         loaded = Spans()
         try:
-            for record in await self._load(offset):
+            for record in await self._cold_reader.load(self._segments, offset):
                 loaded.add(record)
         except CorruptRecord as error:
             self._appender.fail(error)
@@ -271,79 +268,11 @@ class Log:
         except OSError as error:
             raise DiskFailed(f"cannot read {self.directory}: {error}") from error
         found = loaded.read(offset, limit_offset, max_bytes, at_least_one)
-        assert found is not None
+        if found is None:
+            damage = CorruptRecord(f"{self.directory}: no record holds offset {offset}")
+            self._appender.fail(damage)
+            raise damage
         return found
-
-    async def _load(self, offset: int) -> list[RecordBuffer]:
-        """Read the record that holds `offset`, and the whole ones behind it, into the cache."""
-        i = bisect_right(self._segments, offset, key=lambda segment: segment.base_offset) - 1
-        segment = self._segments[i]
-        pos = segment.index.pos_for_offset(offset) if i >= 0 else None
-        if pos is None:
-            raise CorruptRecord(f"{self.directory}: no segment holds offset {offset}")
-        if self._sequential_end is not None and self._sequential_end[0] is segment:
-            known = self._sequential_end[1]
-            sequential = pos <= known <= pos + self._read_ahead_bytes
-            if sequential:
-                self._read_ahead_bytes = min(2 * self._read_ahead_bytes, READ_BYTES_MAX)
-            else:
-                self._read_ahead_bytes = READ_BYTES_MIN
-        size = self._read_ahead_bytes
-        records: list[RecordBuffer] = []
-        end_pos = segment.durable_pos
-        while not records:
-            if pos >= end_pos:
-                raise CorruptRecord(f"{segment.path}: offset {offset} is not where it should be")
-            size = min(size, end_pos - pos)
-            chunk = await self._context.disk.read(segment.fd, pos, size)
-            if len(chunk) < size:
-                raise CorruptRecord(
-                    f"{segment.path}: the file ends at {pos + len(chunk)}, and {end_pos} bytes "
-                    "of it had been durable"
-                )
-            pos, needed = self._parse_chunk(segment, chunk, pos, offset, records)
-            size = max(size, needed)
-        self._sequential_end = (segment, pos)
-        for record in records:
-            if self._spans.add(record):
-                self._context.cache.admit(record, self._spans)
-        return records
-
-    def _parse_chunk(
-        self,
-        segment: Segment,
-        chunk: memoryview,
-        pos: int,
-        offset: int,
-        records: list[RecordBuffer],
-    ) -> tuple[int, int]:
-        """Append the whole records of `chunk` that reach `offset` or lie behind it. Returns the
-        position after the last whole record and how many bytes the next one has (0: unknown)."""
-        block_bytes = segment.header.block_bytes
-        at = 0
-        while len(chunk) - at >= block_bytes:
-            header = decode_record_header(chunk[at:], segment.header, pos + at)
-            if header is None:
-                raise CorruptRecord(f"{segment.path}: no valid record header at {pos + at}")
-            total = record_bytes(header.body_length, block_bytes)
-            if total > len(chunk) - at:
-                if pos + at + total > segment.durable_pos:
-                    raise CorruptRecord(f"{segment.path}: the record at {pos + at} is too long")
-                return pos + at, total
-            if header.last_offset >= offset:
-                body = chunk[at + block_bytes : at + block_bytes + header.body_length]
-                if not body_crc_holds(header, body):
-                    raise CorruptRecord(
-                        f"{segment.path}: the CRC of the record at {pos + at} (offsets "
-                        f"{header.base_offset} to {header.last_offset}) does not match"
-                    )
-                next_offset = header.last_offset + 1
-                record = RecordBuffer.from_disk(
-                    body, header.base_offset, next_offset, header.leader_epoch
-                )
-                records.append(record)
-            at += total
-        return pos + at, 0
 
     # -- timestamps ------------------------------------------------------------------------
 
@@ -362,9 +291,11 @@ class Log:
 
     def on_durable(self, durable_offset: int) -> None:
         """AppenderOwner: pass it on; wake a close that waits for silence."""
-        if self._owner is not None:
-            self._owner.on_durable(durable_offset)
-        self._wake_idle()
+        try:
+            if self._owner is not None:
+                self._owner.on_durable(durable_offset)
+        finally:
+            self._wake_idle()
 
     def on_failed(self, error: StorageError) -> None:
         """AppenderOwner: the log is out of service."""
@@ -400,15 +331,11 @@ class Log:
     async def _make_room(self, record: RecordBuffer) -> None:
         segment = self._appender.segment
         needed = record_bytes(record.size, self._appender.block_bytes)
-        disk = self._context.disk
         try:
             if segment is None or record.rolls:
                 segment = await self._roll(record.base_offset, needed)
             else:
-                target = segment.next_allocation(needed, self._config.segment_bytes)
-                grow_bytes = target - segment.allocated_bytes
-                await disk.allocate(segment.fd, segment.allocated_bytes, grow_bytes)
-                segment.allocated_bytes = target
+                await self._allocate(segment, needed)
         except OSError as error:
             kind = DiskFull if error.errno == errno.ENOSPC else DiskFailed
             self._appender.fail(kind(f"cannot make room in {self.directory}: {error}"))
@@ -417,6 +344,20 @@ class Log:
         else:
             self._appender.prepared(segment)
         self._wake_idle()
+
+    async def _allocate(self, segment: Segment, needed_bytes: int) -> None:
+        """Reserve space behind the segment's end: ahead, or on a full disk what is needed."""
+        allocate, start = self._context.disk.allocate, segment.allocated_bytes
+        target = segment.next_allocation(needed_bytes, self._config.segment_bytes)
+        try:
+            await allocate(segment.fd, start, target - start)
+        except OSError as error:
+            exact = segment.write_pos + needed_bytes
+            if error.errno != errno.ENOSPC or exact >= target:
+                raise
+            await allocate(segment.fd, start, exact - start)
+            target = exact
+        segment.allocated_bytes = target
 
     async def _roll(self, base_offset: int, needed_bytes: int) -> Segment:
         """Make the next active segment; seal the one before it in the background."""
@@ -430,16 +371,7 @@ class Log:
             before = header.prev_base_offset, header.prev_end_pos, header.prev_header_crc
         named = context.rng.getrandbits(64), self._topic_id, self._partition, base_offset
         header = SegmentHeader(block_bytes, *named, *before, created_ms=context.now_ms())
-        recycled = await context.disk.run(context.pool.take, self._config.segment_bytes)
-        new = await context.disk.run(
-            create_segment,
-            self.directory,
-            header,
-            block_bytes + max(needed_bytes, 15 * 4096),
-            recycled,
-            self._config.lock_wait_s,
-            replaced is not None,
-        )
+        new = await self._create(header, block_bytes + max(needed_bytes, 15 * 4096), replaced)
         if replaced is not None:
             os.close(replaced.fd)
             self._segments[-1] = new
@@ -450,6 +382,21 @@ class Log:
             old.sealed = True
             self._spawn(self._seal(old))
         return new
+
+    async def _create(
+        self, header: SegmentHeader, allocate_bytes: int, replaced: Segment | None
+    ) -> Segment:
+        """The file of a new segment: a recycled one where there is one and it can be used."""
+        run, pool = self._context.disk.run, self._context.pool
+        recycled = await run(pool.take, self._config.segment_bytes)
+        facts = (self.directory, header, allocate_bytes)
+        rest = (self._config.lock_wait_s, replaced is not None)
+        if recycled is not None:
+            try:
+                return await run(create_segment, *facts, recycled, *rest)
+            except (OSError, StorageError) as error:
+                self._context.report(f"cannot reuse {recycled}: {error}; making a new file")
+        return await run(create_segment, *facts, None, *rest)
 
     async def _seal(self, segment: Segment) -> None:
         """Save a full segment's index and give back the space behind its end."""
@@ -503,18 +450,29 @@ class Log:
             self._appender.flush_now()
         await self._until_idle()  # a failed log's too: a write in flight needs its descriptor
         await self._finish_tasks()
+        try:
+            if self.failed is None and not self._closed:
+                await self._checkpoint_end()
+        finally:
+            await self._close_files()
+
+    async def _checkpoint_end(self) -> None:
+        """Write a checkpoint at the log's end; without one the next start scans a little more."""
         segment = self._appender.segment
-        if self.failed is None and not self._closed and segment is not None:
-            checkpoint = self._checkpoint(
-                segment,
-                segment.write_pos,
-                segment.last_header_crc,
-                segment.next_offset,
-                self._state.snapshot(),
-            )
+        if segment is None:
+            return
+        checkpoint = self._checkpoint(
+            segment,
+            segment.write_pos,
+            segment.last_header_crc,
+            segment.next_offset,
+            self._state.snapshot(),
+        )
+        try:
             await self._context.disk.run(cut, segment.fd, segment.write_pos)
-            await self._write_checkpoint(checkpoint)
-        await self._close_files()
+        except OSError as error:
+            self._context.report(f"cannot cut {segment.path} at its end: {error}")
+        await self._write_checkpoint(checkpoint)
 
     async def delete(self, trash: Path) -> Path | None:
         """Take the partition off the disk: its directory moves into `trash`, durably.
@@ -572,25 +530,3 @@ class Log:
 def _remove_old_checkpoints(directory: Path) -> None:
     for path in sorted(directory.glob(f"*{CHECKPOINT_SUFFIX}"))[:-CHECKPOINTS_KEPT]:
         path.unlink(missing_ok=True)
-
-
-def discard_directory(directory: Path, trash: Path) -> Path | None:
-    """Move a partition's directory away durably. Returns its new path, None if there is none.
-    Blocks."""
-    if not directory.exists():
-        return None
-    trash.mkdir(exist_ok=True)
-    target = trash / os.urandom(16).hex()
-    os.rename(directory, target)
-    fsync_dir(directory.parent)
-    return target
-
-
-def empty_directory(directory: Path, pool: SegmentPool) -> None:
-    """Retire a discarded directory's segments, delete its other files and itself. Blocks."""
-    for path in directory.iterdir():
-        if path.suffix == SEGMENT_SUFFIX:
-            pool.retire(path)
-        else:
-            path.unlink()
-    directory.rmdir()

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from kafka_protocol.errors import DecodeError
 from kafka_protocol.record_batch import iter_batches
 from storage.checkpoint import Checkpoint, decode_checkpoint
 from storage.disk import write_file_atomic
 from storage.errors import CorruptRecord
 from storage.index import SegmentIndex, decode_index
-from storage.log import Log, LogConfig, LogContext, ProducerState, discard_directory
+from storage.log import Log, LogConfig, LogContext, ProducerState
+from storage.recycle import discard_directory
 from storage.recovery import OnRecord, Reads, ScanResult, scan_segment
 from storage.segment import (
     CHECKPOINT_SUFFIX,
@@ -45,22 +48,22 @@ async def open_log(
     partition: int,
     state: ProducerState,
     trash: Path,
+    is_deleted: Callable[[bytes], bool],
 ) -> Log:
     """Open or create the log in `directory` (which need not exist: it is made at first write).
 
-    A directory that holds another topic's segments (one of the same name that was deleted while
-    this broker was down) is moved to `trash`.
-    Raises: CorruptRecord where data that was durable is missing or damaged; LockTimeout, OSError.
+    A directory that holds a deleted topic's segments (one of the same name, deleted while this
+    broker was down: `is_deleted(topic_id)` says so) is moved to `trash`. Segments of any other
+    topic are left alone: with a lost or an old metadata file they are somebody's data.
+    Raises: CorruptRecord where data that was durable is missing or damaged, or belongs to another
+            topic; LockTimeout, OSError.
     """
     run = context.disk.run
-    names = await run(_list, directory)
     segments: list[Segment] = []
     try:
-        for name in names:
-            if name.endswith(SEGMENT_SUFFIX):
-                path = directory / name
-                segments.append(await run(open_existing, path, config.lock_wait_s, context.report))
-        if segments and all(segment.header.topic_id != topic_id for segment in segments):
+        names = await _lock_segments(context, config, directory, segments)
+        ids = {segment.header.topic_id for segment in segments}
+        if ids and all(is_deleted(other) for other in ids):
             context.report(f"{directory.name} holds a deleted topic of that name: discarding it")
             for segment in segments:
                 os.close(segment.fd)
@@ -81,15 +84,38 @@ async def open_log(
     )
 
 
+async def _lock_segments(
+    context: LogContext, config: LogConfig, directory: Path, segments: list[Segment]
+) -> list[str]:
+    """Open and lock every segment into `segments`. Returns the directory's files, in order.
+
+    While a lock was waited for, its holder may have rolled: look again until nothing is new.
+    """
+    run = context.disk.run
+    locked: set[str] = set()
+    while True:
+        names = await run(_list, directory)
+        new = [name for name in names if name.endswith(SEGMENT_SUFFIX) and name not in locked]
+        if not new:
+            break
+        for name in new:
+            path = directory / name
+            segments.append(await run(open_existing, path, config.lock_wait_s, context.report))
+            locked.add(name)
+    segments.sort(key=lambda segment: segment.base_offset)
+    return [name for name in names if not await _is_leftover(context, directory / name)]
+
+
+async def _is_leftover(context: LogContext, path: Path) -> bool:
+    """Whether a crash left this temporary file; it is deleted."""
+    if path.suffix != TEMPORARY_SUFFIX:
+        return False
+    await context.disk.run(os.unlink, path)
+    return True
+
+
 def _list(directory: Path) -> list[str]:
-    """The directory's files in order, without the temporary ones a crash left (deleted here)."""
-    if not directory.exists():
-        return []
-    names = sorted(os.listdir(directory))
-    for name in names:
-        if name.endswith(TEMPORARY_SUFFIX):
-            os.unlink(directory / name)
-    return [name for name in names if not name.endswith(TEMPORARY_SUFFIX)]
+    return sorted(os.listdir(directory)) if directory.exists() else []
 
 
 async def _recover(
@@ -119,8 +145,14 @@ async def _recover(
     def on_record(record: RecordHeader, body: memoryview) -> None:
         if not epochs or record.leader_epoch > epochs[-1][0]:
             epochs.append((record.leader_epoch, record.base_offset))
-        for _pos, batch in iter_batches(body, 0, len(body)):
-            state.replay(batch)
+        try:
+            for _pos, batch in iter_batches(body, 0, len(body)):
+                state.replay(batch)
+        except DecodeError as error:
+            raise CorruptRecord(
+                f"{directory}: the record at position {record.pos} (offset {record.base_offset}) "
+                f"is whole but holds no record batches: {error}"
+            ) from error
 
     scanned: list[tuple[Segment, ScanResult]] = []
     for i, segment in enumerate(segments):

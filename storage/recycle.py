@@ -1,4 +1,4 @@
-"""Retired segments, kept to be overwritten by new ones.
+"""Deleted partitions and retired segments, kept to be overwritten by new ones.
 
 A durable write over blocks that were written before needs no journal commit of the file system,
 so a retired segment is worth more as raw material than as free space, up to a budget. Its stale
@@ -9,10 +9,16 @@ its own.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from collections import deque
+from collections.abc import Container
 from pathlib import Path
+
+from storage.disk import fsync_dir
+from storage.segment import SEGMENT_SUFFIX
+from storage.wal_format import SEGMENT_HEADER_BYTES, decode_segment_header
 
 RETIRED_BYTES_MIN = 64 * 1024
 
@@ -30,7 +36,8 @@ class SegmentPool:
         self.reused_count = 0
 
     def load(self) -> None:
-        """Adopt what an earlier run left, and drop what does not fit the budget."""
+        """Adopt what an earlier run left, and drop what does not fit the budget. Once."""
+        assert not self._files
         # Names of an earlier run are never overwritten: the sequence goes on behind them.
         self._directory.mkdir(parents=True, exist_ok=True)
         paths = sorted(self._directory.iterdir())
@@ -62,3 +69,41 @@ class SegmentPool:
                     self.reused_count += 1
                     return path
         return None
+
+
+def directory_belongs_to(directory: Path, topic_ids: Container[bytes]) -> bool:
+    """Whether there are segments in `directory` and all are of these topics, and nobody has one
+    of them locked. Blocks."""
+    paths = sorted(directory.glob(f"*{SEGMENT_SUFFIX}"))
+    for path in paths:
+        with path.open("rb") as file:
+            header = decode_segment_header(memoryview(file.read(SEGMENT_HEADER_BYTES)))
+            if isinstance(header, str) or header.topic_id not in topic_ids:
+                return False
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+    return bool(paths)
+
+
+def discard_directory(directory: Path, trash: Path) -> Path | None:
+    """Move a partition's directory away durably. Returns its new path, None if there is none.
+    Blocks."""
+    if not directory.exists():
+        return None
+    trash.mkdir(exist_ok=True)
+    target = trash / os.urandom(16).hex()
+    os.rename(directory, target)
+    fsync_dir(directory.parent)
+    return target
+
+
+def empty_directory(directory: Path, pool: SegmentPool) -> None:
+    """Retire a discarded directory's segments, delete its other files and itself. Blocks."""
+    for path in directory.iterdir():
+        if path.suffix == SEGMENT_SUFFIX:
+            pool.retire(path)
+        else:
+            path.unlink()
+    directory.rmdir()

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from kafka_protocol.errors import DecodeError
 from kafka_protocol.record_batch import iter_batches, iter_records
 from storage.segment import Segment
 
 SEARCH_BYTES = 1 << 20
-INFLATED_BYTES_MAX = 256 << 20  # a batch that inflates to more is not looked into
+INFLATED_BYTES_MAX = 64 << 20  # a batch that inflates to more is not looked into
 
 
 class ReadableLog(Protocol):
@@ -32,7 +33,10 @@ async def first_at_or_after(
 ) -> tuple[int, int] | None:
     """(offset, timestamp) of the first record before `limit_offset` whose timestamp is at least
     `timestamp`, or None."""
-    for segment in segments:
+    # With write.caching there are records that no segment's index knows yet; those that get there
+    # during the search are searched as the rest, too.
+    indexed_end = segments[-1].next_offset if segments else log.log_start_offset
+    for segment in list(segments):
         after = 0
         while (i := segment.index.entry_for_timestamp(timestamp, after)) is not None:
             after = i + 1
@@ -40,9 +44,7 @@ async def first_at_or_after(
             found = await _search(log, start, min(end, limit_offset), timestamp)
             if found is not None:
                 return found
-    # With write.caching there may be records that no segment's index knows yet.
-    end = segments[-1].next_offset if segments else log.log_start_offset
-    return await _search(log, end, limit_offset, timestamp)
+    return await _search(log, indexed_end, limit_offset, timestamp)
 
 
 async def largest(
@@ -50,6 +52,7 @@ async def largest(
 ) -> tuple[int, int] | None:
     """(offset, timestamp) of the first record with the largest timestamp before
     `limit_offset`, or None for an empty log (KIP-734)."""
+    indexed_end = segments[-1].next_offset if segments else log.log_start_offset
     stretches = [
         (max_timestamp, segment, i)
         for segment in segments
@@ -64,8 +67,7 @@ async def largest(
         found = await _largest_in(log, start, min(end, limit_offset))
         if found is not None and (best is None or found[1] > best[1]):
             best = found
-    end = segments[-1].next_offset if segments else log.log_start_offset
-    tail = await _largest_in(log, end, limit_offset)
+    tail = await _largest_in(log, indexed_end, limit_offset)
     return tail if tail is not None and (best is None or tail[1] > best[1]) else best
 
 
@@ -111,5 +113,10 @@ def _record_timestamps(batch: memoryview) -> Iterator[tuple[int, int]]:
     if header.timestamp_type:  # LogAppendTime: one timestamp for the whole batch
         yield header.base_offset, header.max_timestamp
         return
-    for record in iter_records(batch, INFLATED_BYTES_MAX):
-        yield record.offset, record.timestamp
+    try:
+        for record in iter_records(batch, INFLATED_BYTES_MAX):
+            yield record.offset, record.timestamp
+    except DecodeError:
+        # Nothing looks inside a batch when it is produced: where the inside is nonsense, or too
+        # large, what its header says has to do.
+        yield header.base_offset, header.max_timestamp

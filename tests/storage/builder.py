@@ -12,6 +12,7 @@ rename, fsync, truncate) are real and take effect at once; they are lost by no c
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import struct
@@ -165,7 +166,8 @@ class HeldDisk:
         self._queued: list[HeldWrite] = []
         self.held: list[HeldWrite] = []
         self.read_sizes: list[int] = []
-        self.allocate_error: int | None = None
+        self.space_end_pos = 1 << 62  # of every file: behind it the device is full
+        self.refused_fd = -1
         self.before_run: Callable[[Callable[..., Any]], None] | None = None
         self.dead = False
 
@@ -175,6 +177,8 @@ class HeldDisk:
 
     def write(self, fd: int, view: memoryview, pos: int, done: Callable[[int], None]) -> None:
         assert not (pos | len(view)) % BLOCK
+        if fd == self.refused_fd:
+            raise RuntimeError("as a bug would")
         self.writes += 1
         self.write_bytes += len(view)
         self._queued.append(HeldWrite(fd, view, pos, done))
@@ -222,8 +226,8 @@ class HeldDisk:
         return view[:got].toreadonly()
 
     async def allocate(self, fd: int, pos: int, size: int) -> None:
-        if self.allocate_error is not None:
-            raise OSError(self.allocate_error, os.strerror(self.allocate_error))
+        if pos + size > self.space_end_pos:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         allocate(fd, pos, size)
 
     async def run(self, fn: Callable[..., T], *args: object) -> T:
@@ -317,6 +321,7 @@ class Driven:
     async def check(self) -> None:
         """Cached or cold, the log holds exactly what was appended, and its owner's state too."""
         await self.durable()
+        assert self.log._appender._pending_bytes == 0
         everything = b"".join(stored.data for stored in self.appended)
         assert await self.read_all() == everything
         self.forget_cache()
@@ -349,6 +354,7 @@ class Host:
         self.messages: list[str] = []
         self.pool = SegmentPool(path / "recycle", 1 << 28)
         self.open_logs: list[Driven] = []
+        self.deleted_ids: set[bytes] = set()
         self.context = LogContext(
             disk=self.disk,
             committer=Committer(
@@ -386,6 +392,7 @@ class Host:
             partition,
             notes,
             self.path / "trash",
+            self.deleted_ids.__contains__,
         )
         owner = Recorder(log)
         log.attach(owner)
