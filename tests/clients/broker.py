@@ -56,8 +56,13 @@ def show_broker_logs(item: pytest.Item, report: pytest.TestReport) -> None:
                 report.sections.append((f"log of {name}", value.log_text()))
 
 
-def _exists(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+def _runs(pid: int) -> bool:
+    """Whether a process exists and is not just waiting for its parent to note its end."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def free_port() -> int:
@@ -187,7 +192,7 @@ class RunningBroker:
         self._process.kill()
         self._process.wait(STOP_S_MAX)
         self._process = None
-        wait_until(lambda: not any(map(_exists, shards)), "the shards are gone")
+        wait_until(lambda: not any(map(_runs, shards)), "the shards are gone")
 
     def kill_shard(self) -> None:
         """SIGKILL to the shard; returns when the supervisor has replaced it and it is ready."""
