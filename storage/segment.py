@@ -109,6 +109,8 @@ def create_segment(
         fsync_dir(directory.parent)
     if recycled is not None:
         os.rename(recycled, temporary)
+    else:
+        temporary.unlink(missing_ok=True)  # what an attempt before left: somebody may write it
     fd, direct = open_segment(temporary, create=recycled is None)
     try:
         lock_exclusive(fd, lock_wait_s, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -338,20 +339,75 @@ def test_a_failed_log_closes_only_when_its_last_write_has_come_back(tmp_path: Pa
     drive(scenario())
 
 
-def test_no_space_for_the_next_stretch_is_final(tmp_path: Path) -> None:
+def test_no_space_for_the_next_record_is_final(tmp_path: Path) -> None:
     async def scenario() -> None:
         disk, driven = await started(tmp_path)
         disk.auto = True
-        disk.allocate_error = errno.ENOSPC
+        disk.space_end_pos = 20 * BLOCK
         driven.append_batch(batch_of_size(1 << 20))
         with pytest.raises(DiskFull, match=r"cannot make room in .*events-0"):
             await driven.durable()
-        disk.allocate_error = None
+        disk.space_end_pos = 1 << 62
         with pytest.raises(DiskFull):
             driven.append(b"x")
+        assert driven.host.context.committer.pending_bytes == 0
         await driven.close()
         driven = await driven.host.next_life().open(appended=driven.appended[:1])
         await driven.check()
+
+    drive(scenario())
+
+
+def test_a_full_device_is_filled_to_its_last_block(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        disk, driven = await started(tmp_path)
+        disk.auto = True
+        disk.space_end_pos = 101 * BLOCK  # the header, and fifty records of two blocks
+        for i in range(1, 50):
+            await driven.append_durably(b"%d" % i)
+        driven.append(b"one too many")
+        with pytest.raises(DiskFull):
+            await driven.durable()
+        assert driven.log.durable_offset == 50
+
+    drive(scenario())
+
+
+def test_a_log_whose_flush_raises_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host = Host(tmp_path)
+        logs = [await host.open(f"events-{i}", partition=i) for i in range(3)]
+        for driven in logs:
+            await driven.append_durably(b"first")
+        host.held.refused_fd = logs[1].active.fd
+        for driven in logs:
+            driven.append(b"second")
+        await logs[0].check()
+        await logs[2].check()
+        with pytest.raises(DiskFailed, match="as a bug would"):
+            await logs[1].durable()
+        assert host.context.committer.pending_bytes == 0
+        for driven in logs:
+            await driven.close()
+
+    drive(scenario())
+
+
+def test_a_retired_file_that_somebody_still_writes_is_not_used(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host = Host(tmp_path, lock_wait_s=0.01)
+        host.pool.load()
+        retired = tmp_path / "old.wal"
+        retired.write_bytes(bytes(100_000))
+        host.pool.retire(retired)
+        (left,) = (tmp_path / "recycle").glob("*")
+        with left.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            driven = await host.open()
+            await driven.append_durably(b"first")
+            assert any("cannot reuse" in message for message in host.messages)
+            await driven.check()
+        await driven.close()
 
     drive(scenario())
 
@@ -451,6 +507,27 @@ def test_close_writes_what_write_caching_held_back(tmp_path: Path) -> None:
         await driven.close()
         driven = await host.next_life().open(appended=driven.appended)
         assert driven.log.log_end_offset == 100
+        await driven.check()
+
+    drive(scenario())
+
+
+def test_write_caching_waits_where_too_much_is_not_durable(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        disk = HeldDisk(auto=False)
+        host = Host(tmp_path, disk, write_caching=True, flush_ms=3_600_000, flush_bytes=1)
+        host.context.pending_bytes_max = 10_000
+        driven = await host.open()
+        driven.append_batch(batch_of_size(6_000))
+        assert driven.log.visible_offset == 1
+        driven.append_batch(batch_of_size(6_000))
+        assert driven.log.visible_offset == 0
+        while driven.log.durable_offset < 1:
+            await tick(1)
+            disk.land()
+        assert driven.log.visible_offset == 2
+        disk.auto = True
+        disk.land()
         await driven.check()
 
     drive(scenario())
