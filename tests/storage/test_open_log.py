@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from storage.errors import LockTimeout, StorageError
+from storage.errors import CorruptRecord, LockTimeout, StorageError
 from storage.segment import file_name
+from storage.threaded import ThreadedDisk
 from tests.storage.builder import (
     BLOCK,
     OTHER_TOPIC_ID,
+    TOPIC_ID,
     HeldDisk,
     Host,
     batch_of_size,
@@ -265,10 +267,35 @@ def test_a_log_that_another_process_still_writes_is_not_touched(tmp_path: Path) 
     drive(scenario())
 
 
+def test_what_the_lock_holder_rolls_to_meanwhile_is_recovered_too(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        driven = await Host(tmp_path, segment_bytes=8 * BLOCK).open()
+        await driven.append_durably(b"first")
+        threads = ThreadedDisk(asyncio.get_running_loop())
+        host = driven.host.next_life(threads)
+        opening = asyncio.ensure_future(host.open(appended=driven.appended))
+        while not host.messages:  # noqa: ASYNC110 - a thread says so, without an event
+            await asyncio.sleep(0.001)
+        assert "waiting up to 5 s" in host.messages[0]
+        for i in range(20):
+            await driven.append_durably(b"%d" % i)
+        assert len(driven.segments) > 4
+        await driven.host.crash()
+        recovered = await opening
+        recovered.appended = driven.appended
+        assert recovered.log.log_end_offset == 21
+        await recovered.check()
+        await recovered.close()
+        await threads.close()
+
+    drive(scenario())
+
+
 def test_a_topic_created_again_under_the_same_name_has_no_old_data(tmp_path: Path) -> None:
     async def scenario() -> None:
         driven = await segmented(tmp_path)
         host = driven.host.next_life()
+        host.deleted_ids = {TOPIC_ID}
         new = await host.open(topic_id=OTHER_TOPIC_ID)
         assert new.log.log_end_offset == 0
         assert new.notes.base_offsets == []
@@ -278,6 +305,20 @@ def test_a_topic_created_again_under_the_same_name_has_no_old_data(tmp_path: Pat
         await host.crash()
         again = await host.next_life().open(topic_id=OTHER_TOPIC_ID, appended=new.appended)
         await again.check()
+
+    drive(scenario())
+
+
+def test_a_directory_of_a_topic_that_was_not_deleted_is_left_alone(tmp_path: Path) -> None:
+    """The metadata was lost or is an old copy: what lies here is somebody's data."""
+
+    async def scenario() -> None:
+        driven = await segmented(tmp_path)
+        before = contents(tmp_path)
+        with pytest.raises(CorruptRecord, match="belongs to topic id"):
+            await driven.host.next_life().open(topic_id=OTHER_TOPIC_ID)
+        assert contents(tmp_path) == before
+        await (await driven.host.next_life().open(appended=driven.appended)).check()
 
     drive(scenario())
 

@@ -1,0 +1,262 @@
+"""Random lives and deaths of a log against a model: what was acknowledged survives any crash.
+
+A life appends, lets writes land in any order, and dies with writes in flight of which any sectors
+may be on the disk. The next life must hold everything that was acknowledged, and nothing but a
+beginning of what was appended. See the fault model in builder.py. A failing seed reproduces it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.errors import StorageError
+from storage.recycle import RETIRED_BYTES_MIN, empty_directory
+from tests.storage.builder import (
+    BLOCK,
+    OTHER_TOPIC_ID,
+    Driven,
+    HeldDisk,
+    Host,
+    batch_of_size,
+    drive,
+)
+
+LIVES = 5
+SEEDS = 24
+
+
+async def tick(times: int) -> None:
+    for _ in range(times):
+        await asyncio.sleep(0)
+
+
+class LyingDisk(HeldDisk):
+    """Answers before it has written: the negative control."""
+
+    def submit(self) -> None:
+        super().submit()
+        for write in list(self.held):
+            asyncio.get_running_loop().call_soon(write.done, len(write.view))
+            write.done = lambda _res: None
+
+
+async def live(driven: Driven, rng: random.Random) -> None:
+    """Append and land at random."""
+    disk, epoch = driven.host.held, (driven.log.epochs[-1][0] if driven.log.epochs else 0) + 1
+    for _ in range(rng.randint(1, 25)):
+        what = rng.random()
+        if what < 0.55:
+            for _ in range(rng.choice([1, 1, 2, 12])):
+                size = rng.choice([80, 300, BLOCK - 70, BLOCK, 3 * BLOCK, 9 * BLOCK])
+                driven.append_batch(batch_of_size(size), epoch)
+        elif what < 0.6:
+            epoch += 1
+        elif disk.held:
+            some = rng.sample(disk.held, rng.randint(1, len(disk.held)))
+            disk.land(*some)
+        await tick(rng.choice([0, 1, 4]))
+
+
+def keep_what_survived(driven: Driven) -> None:
+    """The model loses what the log lost; what it has must be a beginning."""
+    end = driven.log.log_end_offset
+    driven.appended = [stored for stored in driven.appended if stored.next_offset <= end]
+    assert (driven.appended[-1].next_offset if driven.appended else 0) == end
+
+
+async def lives_and_deaths(
+    path: Path, seed: int, make_disk: Callable[[], HeldDisk], **config: Any
+) -> None:
+    rng = random.Random(seed)
+    settings = {
+        "segment_bytes": rng.choice([12, 30, 1000]) * BLOCK,
+        "checkpoint_bytes": rng.choice([6, 40]) * BLOCK,
+        "cache_bytes": rng.choice([0, 8, 1000]) * BLOCK,
+    }
+    host = Host(path, make_disk(), **(settings | config))
+    driven = await host.open()
+    for _ in range(LIVES):
+        await live(driven, rng)
+        acknowledged = driven.log.durable_offset
+        appended = driven.appended
+        await host.crash(rng)
+        host = host.next_life(make_disk())
+        driven = await host.open(appended=appended)
+        assert driven.log.log_end_offset >= acknowledged, f"seed {seed}: an acknowledged one lost"
+        keep_what_survived(driven)
+        await driven.check()
+    host.held.auto = True
+    await driven.append_durably(b"the end")
+    await driven.check()
+    await driven.close()
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_what_was_acknowledged_survives_any_crash(tmp_path: Path, seed: int) -> None:
+    drive(lives_and_deaths(tmp_path, seed, lambda: HeldDisk(auto=False)))
+
+
+def test_the_model_catches_a_disk_that_acknowledges_before_it_has_written(tmp_path: Path) -> None:
+    caught = 0
+    for seed in range(8):
+        path = tmp_path / str(seed)
+        path.mkdir()
+        try:
+            drive(lives_and_deaths(path, seed, lambda: LyingDisk(auto=False)))
+        except (AssertionError, StorageError):  # lost, or recovery calls it damage
+            caught += 1
+    assert caught == 8
+
+
+# --- killed between two system calls --------------------------------------------------------------
+
+KILLED_IN = ("pwrite", "fsync", "rename", "ftruncate", "unlink", "mkdir")
+
+
+async def filled_pool(host: Host, count: int) -> None:
+    """Retired segments of another topic in the pool, full of its records."""
+    other = await host.open("old-0", topic_id=OTHER_TOPIC_ID)
+    while len(other.segments) <= count:
+        await other.append_durably(b"of a former life" * 200)
+    discarded = await other.log.delete(host.path / "trash")
+    assert discarded is not None
+    empty_directory(discarded, host.pool)
+    host.open_logs.remove(other)
+
+
+@pytest.mark.parametrize("recycling", [False, True], ids=["new files", "recycled files"])
+def test_a_log_killed_between_any_two_system_calls_recovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recycling: bool
+) -> None:
+    """Roll, seal and checkpoint are cut short after each of their calls in turn."""
+    real = {name: getattr(os, name) for name in KILLED_IN}
+
+    async def one_death(path: Path, calls_left: int) -> bool:
+        """Whether the life ended before `calls_left` calls were made."""
+        host = Host(path, segment_bytes=20 * BLOCK, checkpoint_bytes=5 * BLOCK)
+        host.pool.load()
+        if recycling:
+            await filled_pool(host, 3)
+        driven = await host.open()
+        disk = host.held
+
+        def counted(name: str) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal calls_left
+                calls_left -= 1
+                if calls_left < 0:
+                    disk.dead = True
+                    raise OSError("killed here")
+                return real[name](*args, **kwargs)
+
+            return call
+
+        for name in KILLED_IN:
+            monkeypatch.setattr(os, name, counted(name))
+        for i in range(24):
+            if disk.dead:
+                break
+            driven.append(b"%d" % i * 300)
+            await tick(30)
+        for name in KILLED_IN:
+            monkeypatch.setattr(os, name, real[name])
+        was_killed, acknowledged = disk.dead, driven.log.durable_offset
+        assert was_killed or bool(host.pool.reused_count) == recycling
+        appended = driven.appended
+        await host.crash()
+        host = host.next_life()
+        host.pool.load()
+        for _ in range(2):
+            driven = await host.open(appended=appended)
+            assert driven.log.log_end_offset >= acknowledged
+            keep_what_survived(driven)
+            await driven.check()
+            await driven.append_durably(b"goes on")
+            await driven.check()
+            appended = driven.appended
+            await host.crash()
+            host = host.next_life()
+        return not was_killed
+
+    for calls in itertools.count():
+        path = tmp_path / str(calls)
+        path.mkdir()
+        if drive(one_death(path, calls)):
+            break
+        assert calls < 200
+    assert calls > 20
+
+
+@pytest.mark.parametrize("cut_short", ["before", "header", "record"])
+def test_records_of_a_recycled_files_former_life_never_reappear(
+    tmp_path: Path, cut_short: str
+) -> None:
+    async def scenario() -> None:
+        host = Host(tmp_path, segment_bytes=40 * BLOCK)
+        host.pool.load()
+        await filled_pool(host, 4)
+        # The same topic in the same partition: only the incarnation tells the lives apart.
+        driven = await host.open()
+        while len(driven.segments) < 4:
+            await driven.append_durably(b"x" * 3000)
+        assert host.pool.reused_count >= 3
+        assert driven.active.path.stat().st_size > RETIRED_BYTES_MIN
+        await driven.check()
+        if cut_short != "before":
+            host.held.auto = False
+            while len(driven.segments) < 5:
+                driven.append(b"y" * 3000)
+                await tick(10)
+                if not host.held.held:
+                    continue
+                if cut_short == "record" or len(driven.segments) < 5:
+                    host.held.land()
+        appended, acknowledged = driven.appended, driven.log.durable_offset
+        await host.crash()
+        host = host.next_life()
+        for _ in range(3):
+            driven = await host.open(appended=appended)
+            assert driven.log.log_end_offset >= acknowledged
+            keep_what_survived(driven)
+            await driven.check()
+            for _ in range(5):
+                await driven.append_durably(b"z" * 100)
+            await driven.check()
+            appended = driven.appended
+            await host.crash()
+            host = host.next_life()
+
+    drive(scenario())
+
+
+def test_a_file_is_used_again_by_its_own_partition(tmp_path: Path) -> None:
+    """Same topic, same partition, same positions, same offsets: a life that is over."""
+
+    async def scenario() -> None:
+        host = Host(tmp_path, segment_bytes=40 * BLOCK)
+        host.pool.load()
+        for life in range(4):
+            driven = await host.open()
+            assert driven.log.log_end_offset == 0
+            for i in range(3 + (3 - life) * 10):  # each life shorter than the one before
+                await driven.append_durably(b"life %d" % life * 200, b"%d" % i)
+            await driven.check()
+            await host.crash()
+            host = host.next_life()
+            host.pool.load()
+            driven = await host.open(appended=driven.appended)
+            await driven.check()
+            discarded = await driven.log.delete(tmp_path / "trash")
+            assert discarded is not None
+            empty_directory(discarded, host.pool)
+            host.open_logs.clear()
+
+    drive(scenario())
