@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from storage.disk import Disk
 from storage.errors import CorruptRecord, LockTimeout, StorageError
 from storage.segment import file_name
 from storage.threaded import ThreadedDisk
@@ -21,6 +23,7 @@ from tests.storage.builder import (
     TOPIC_ID,
     HeldDisk,
     Host,
+    Stored,
     batch_of_size,
     contents,
     crashed,
@@ -164,8 +167,44 @@ def test_a_crash_between_roll_and_first_write_leaves_an_empty_segment(tmp_path: 
     drive(scenario())
 
 
+RunOnDisk = Callable[[Callable[[Disk], Awaitable[None]]], None]
+
+
 async def _yield() -> None:
     await asyncio.sleep(0)
+
+
+def test_a_crash_with_writes_on_their_way_on_a_real_disk(
+    run_on_disk: RunOnDisk, tmp_path: Path
+) -> None:
+    async def scenario(disk: Disk) -> None:
+        host = Host(tmp_path, disk, segment_bytes=60 * BLOCK)
+        appended: list[Stored] = []
+        for cut_bytes in (0, 1, 700, BLOCK + 3):
+            driven = await host.open(appended=appended)
+            await driven.check()
+            for i in range(8):
+                await driven.append_durably(b"%d" % i * 500)
+            acknowledged = driven.log.durable_offset
+            for _ in range(6):
+                driven.append_batch(batch_of_size(5 * BLOCK))
+            await _yield()
+            path = driven.active.path
+            await host.crash()
+            # What landed after the acknowledgement may be torn anywhere, also within a block.
+            end_pos = driven.segments[-1].durable_pos
+            os.truncate(path, max(path.stat().st_size - cut_bytes, end_pos))
+            host = host.next_life(type(disk)(asyncio.get_running_loop()))  # type: ignore[call-arg]
+            driven = await host.open(appended=driven.appended)
+            end = driven.log.log_end_offset
+            assert end >= acknowledged
+            appended = driven.appended = [s for s in driven.appended if s.next_offset <= end]
+            await driven.check()
+            await driven.close()
+            host = host.next_life(host.disk)
+        await host.disk.close()
+
+    run_on_disk(scenario)
 
 
 # --- a torn tail ----------------------------------------------------------------------------------
