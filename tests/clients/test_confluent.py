@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from tests.clients.broker import RunningBroker, wait_until
@@ -165,19 +165,13 @@ def test_the_cluster_is_described(broker: RunningBroker) -> None:
     assert cluster.cluster_id == metadata.cluster_id
     assert cluster.controller.id == 0
     assert [node.port for node in cluster.nodes] == [broker.port]
-    [described] = admin.describe_topics(_names([topic])).values()
+    [described] = admin.describe_topics(TopicCollection([topic])).values()
     assert len(described.result(timeout=20).partitions) == 2
 
 
 def test_describing_an_unknown_topic_is_an_error(broker: RunningBroker) -> None:
     admin = AdminClient({"bootstrap.servers": broker.address})
-    [missing] = admin.describe_topics(_names(["no-such-topic"])).values()
+    [missing] = admin.describe_topics(TopicCollection(["no-such-topic"])).values()
     with pytest.raises(KafkaException) as failure:
         missing.result(timeout=20)
     assert failure.value.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART
-
-
-def _names(topics: list[str]) -> object:
-    from confluent_kafka import TopicCollection
-
-    return TopicCollection(topics)

@@ -36,7 +36,7 @@ BATCH_BYTES_MAX = 1_048_588  # message.max.bytes
 FRAME_BYTES_MAX = 100 * MIB
 
 
-def batch_of(*values: bytes, **config: int) -> bytearray:
+def batch_of(*values: bytes, **config: Any) -> bytearray:
     return build_batch([(None, value) for value in values], timestamp_ms=FIRST_MS, **config)
 
 

@@ -122,6 +122,5 @@ def _record(message: Message) -> tuple[int, Rec]:
     offset = message.offset()
     assert offset is not None
     headers: Sequence[tuple[str, Any]] = message.headers() or ()  # type: ignore[assignment]
-    # librdkafka hands out empty and null headers and values as they came
-    record = Rec(message.key(), message.value(), tuple(headers), message.timestamp()[1])  # type: ignore[arg-type]
+    record = Rec(message.key(), message.value(), tuple(headers), message.timestamp()[1])
     return offset, record

@@ -19,6 +19,8 @@ from tests.clients.broker import wait_until
 
 EXT4_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, u32)
 NOLOGFLUSH = struct.pack("I", 2)
+FIFREEZE = 0xC0045877  # _IOWR('X', 119, int)
+FITHAW = 0xC0045878
 IMAGE_BYTES = 3 << 30  # sparse: only what is written takes space
 
 
@@ -42,6 +44,7 @@ class CutDisk:
         with self._image.open("wb") as image:
             image.truncate(IMAGE_BYTES)
         self._mounted = False
+        self._frozen = False
         try:
             _run("mkfs.ext4", "-q", "-F", str(self._image))
             self._mount()
@@ -55,9 +58,23 @@ class CutDisk:
 
     def cut_power(self) -> None:
         """From now on nothing more reaches the disk and whatever had not is lost."""
+        self._ioctl(EXT4_IOC_SHUTDOWN, NOLOGFLUSH)
+
+    def freeze(self) -> None:
+        """Let every write wait, until `thaw`."""
+        self._ioctl(FIFREEZE)
+        self._frozen = True
+
+    def thaw(self) -> None:
+        """Let the writes go on; nothing happens where none wait."""
+        if self._frozen:
+            self._ioctl(FITHAW)
+            self._frozen = False
+
+    def _ioctl(self, request: int, argument: bytes = bytes(4)) -> None:
         fd = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.ioctl(fd, EXT4_IOC_SHUTDOWN, NOLOGFLUSH)
+            fcntl.ioctl(fd, request, argument)
         finally:
             os.close(fd)
 
@@ -77,6 +94,7 @@ class CutDisk:
     def close(self) -> None:
         """Unmount, free the loop device, delete the image."""
         try:
+            self.thaw()
             if self._mounted:
                 wait_until(self._unmounted, f"{self.path} is unmounted")
         finally:
