@@ -76,6 +76,8 @@ class Config:
     # frame is always admitted when nothing else is in flight, however large.
     inflight_bytes_max: int = 256 * MIB
     connection_inflight_bytes_max: int = 16 * MIB  # the same for one connection
+    partial_frame_bytes_max: int = 256 * MIB  # of a shard: frames that are still arriving
+    connections_max_idle_s: float = 600.0  # connections.max.idle.ms: silent longer is closed
     reply_bytes_max: int = 128 * MIB  # replies of a shard not yet taken by the kernel
     fetch_max_bytes: int = 55 * MIB  # fetch.max.bytes of the broker: most bytes in one reply
 
@@ -160,6 +162,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("listen_backlog", 1, 65535),
     ("inflight_bytes_max", 64 * KIB, _BYTES_MAX),
     ("connection_inflight_bytes_max", 1024, _BYTES_MAX),
+    ("partial_frame_bytes_max", 64 * KIB, _BYTES_MAX),
+    ("connections_max_idle_s", 0.01, 1e9),
     ("reply_bytes_max", 64 * KIB, _BYTES_MAX),
     ("fetch_max_bytes", 1024, _INT32_MAX),
     ("cache_bytes", 0, _BYTES_MAX),

@@ -6,8 +6,9 @@ handler is given is valid until its first await.
 
 Order and limits:
 - replies leave in request order, each in the slot that its request took;
-- after a request that is not pipelined (a long poll, a coroutine) the next one waits, as in
-  Kafka; produce requests go on, since their order is fixed when they are enqueued;
+- one request at a time, as in Kafka: the next one waits until the reply before it was sent, so a
+  peer that pipelines cannot hold the loop; produce requests alone go on, since their order is
+  fixed when they are enqueued;
 - reading pauses while the connection, or the shard, has too many request bytes unanswered, and
   while the client does not take its replies. Nothing queues without a bound.
 
@@ -32,6 +33,8 @@ from rpk_py.pending import Pending
 SIZE_BYTES: Final = 4
 FRAME_BYTES_MIN: Final = 8  # api key, version, correlation id
 BUFFER_BYTES_MIN: Final = 4096
+BUFFER_GROWTH: Final = 4  # a partial frame's buffer grows with what arrived, not as announced
+REQUEST_OVERHEAD_BYTES: Final = 1024  # what an unanswered request holds beside its frame, about
 WRITE_HIGH_BYTES: Final = 1 << 20  # unsent replies beyond which the connection is not read
 WRITE_LOW_BYTES: Final = 256 << 10
 
@@ -73,10 +76,13 @@ class Connection(asyncio.BufferedProtocol):
         "_scratch",
         "_server",
         "_slots",
+        "_start",
         "_task",
         "_transport",
         "_unsent_bytes",
+        "_waits_for_flush",
         "_writing_paused",
+        "active",
         "client_id",
         "closing",
         "local",
@@ -88,10 +94,13 @@ class Connection(asyncio.BufferedProtocol):
         self._scratch = scratch
         self._server = server
         self._transport: Any = None
-        self._buffer: memoryview | None = None
+        self._buffer: memoryview | None = None  # frames from _start to _filled wait in it
+        self._start = 0
         self._filled = 0
         self._slots: deque[_Slot] = deque()
         self._blocking: _Slot | None = None  # the next request waits for this one's response
+        self._waits_for_flush = False  # the next request waits until a ready reply was sent
+        self.active = True  # since the server looked last
         self._ending = False  # no further request is handled; closed after the last reply
         self._paused_reading = False
         self._writing_paused = False
@@ -127,16 +136,17 @@ class Connection(asyncio.BufferedProtocol):
         return self._buffer[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """`nbytes` more have arrived: handle every whole frame."""
+        """`nbytes` more have arrived: handle every whole frame that may be handled now."""
         self._broker.metrics.received_bytes += nbytes
-        if self._buffer is None:
+        self.active = True
+        if self._buffer is not None:
+            self._filled += nbytes
+            self._handle_buffered()
+        elif not self._ending:
             data = self._scratch[:nbytes]
             consumed = self._handle_frames(data)
             if consumed < nbytes and not self.closing:
                 self._keep(data[consumed:])
-        else:
-            self._filled += nbytes
-            self._handle_buffered()
 
     def eof_received(self) -> bool:
         """The client sends no more: close."""
@@ -149,7 +159,7 @@ class Connection(asyncio.BufferedProtocol):
         self._broker.paused.pop(self, None)
         self._broker.unsent_bytes -= self._unsent_bytes
         self._unsent_bytes = 0
-        self._buffer = None
+        self._set_buffer(None)
         for slot in self._slots:
             # What is being written stays in flight until it is durable; nothing else goes on.
             if slot.pending is None:
@@ -197,37 +207,43 @@ class Connection(asyncio.BufferedProtocol):
         """Handle the frames in the connection's own buffer and keep what is left."""
         buffer = self._buffer
         assert buffer is not None
-        consumed = self._handle_frames(buffer[: self._filled])
+        self._start += self._handle_frames(buffer[self._start : self._filled])
         if self.closing:
             return
-        left = self._filled - consumed
-        if left == 0:
-            self._buffer = None
-            self._filled = 0
-        elif consumed:
-            self._keep(buffer[consumed : self._filled])
-        else:
-            self._make_room()
+        if self._start >= self._filled or self._ending:
+            self._set_buffer(None)
+        elif self._must_wait():
+            self._pause_reading()
+        elif self._filled == len(buffer) or self._start > 0:
+            self._keep(buffer[self._start : self._filled])
 
     def _keep(self, rest: memoryview) -> None:
-        """Move a partial frame, or frames that must wait, to a buffer with room for the rest."""
+        """Move a partial frame, or frames that must wait, to a buffer with room for more."""
         left = len(rest)
-        wanted = max(self._frame_bytes(rest), left, BUFFER_BYTES_MIN)
-        buffer = memoryview(bytearray(wanted))
+        room = max(BUFFER_GROWTH * left, BUFFER_BYTES_MIN)
+        size = max(left + 1, min(self._frame_bytes(rest) or room, room))
+        broker = self._broker
+        mine = len(self._buffer) if self._buffer is not None else 0
+        if broker.partial_bytes - mine + size > broker.config.partial_frame_bytes_max:
+            self._close(
+                "too many bytes of partial frames on this shard",
+                partial_frame_bytes_max=broker.config.partial_frame_bytes_max,
+            )
+            return
+        buffer = memoryview(bytearray(size))
         buffer[:left] = rest
-        self._buffer = buffer
+        self._set_buffer(buffer)
         self._filled = left
         if self._must_wait():
             self._pause_reading()
 
-    def _make_room(self) -> None:
-        """The buffer holds no whole frame that may be handled now."""
-        buffer = self._buffer
-        assert buffer is not None
-        if self._must_wait():
-            self._pause_reading()
-        elif self._filled == len(buffer):
-            self._keep(buffer[: self._filled])
+    def _set_buffer(self, buffer: memoryview | None) -> None:
+        """Take another buffer, or none, and count it."""
+        old, self._buffer = self._buffer, buffer
+        self._start = self._filled = 0
+        self._broker.partial_bytes += (len(buffer) if buffer is not None else 0) - (
+            len(old) if old is not None else 0
+        )
 
     def _frame_bytes(self, rest: memoryview) -> int:
         """Bytes of the frame that `rest` begins with, its size included; 0 if it is not known or
@@ -252,10 +268,10 @@ class Connection(asyncio.BufferedProtocol):
             return
         broker.metrics.count_request(header.api_key)
         replies = header.api_key != ApiKey.PRODUCE or request.acks != 0
-        slot = _Slot(self, header, size, replies)
+        slot = _Slot(self, header, size + REQUEST_OVERHEAD_BYTES, replies)
         self._slots.append(slot)
-        self._inflight_bytes += size
-        broker.inflight_bytes += size
+        self._inflight_bytes += slot.size_bytes
+        broker.inflight_bytes += slot.size_bytes
         try:
             response = HANDLERS[header.api_key](self._request_context(header), request)
         except Exception:
@@ -270,6 +286,7 @@ class Connection(asyncio.BufferedProtocol):
             self._blocking = slot
             self._task = broker.loop.create_task(self._answer_later(slot, response))
         else:
+            self._waits_for_flush = header.api_key != ApiKey.PRODUCE
             self.slot_ready(slot, response)
 
     def _request_context(self, header: RequestHeader) -> RequestContext:
@@ -317,6 +334,7 @@ class Connection(asyncio.BufferedProtocol):
             self._close("produce with acks=0 failed", error=_first_error(response))
         if slot is self._blocking:
             self._blocking = None
+            self._waits_for_flush = True
         self._flush_soon()
 
     def _flush_soon(self) -> None:
@@ -330,9 +348,10 @@ class Connection(asyncio.BufferedProtocol):
         if self.closing:
             return
         self._send_ready()
+        self._waits_for_flush = False
         if self._ending and not self._slots:
             self.close()
-        elif self._paused_reading or self._filled:
+        elif self._paused_reading or self._buffer is not None:
             self.resume()
 
     def _send_ready(self) -> None:
@@ -342,6 +361,7 @@ class Connection(asyncio.BufferedProtocol):
         while slots and slots[0].ready:
             parts += slots.popleft().parts
         if parts:
+            self.active = True
             self._broker.metrics.sent_bytes += sum(map(len, parts))
             if len(parts) == 1:
                 self._transport.write(parts[0])
@@ -352,9 +372,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _must_wait(self) -> bool:
         """Whether the next request has to wait."""
-        if self._blocking is not None or self._writing_paused or self._ending:
+        if self._blocking is not None or self._waits_for_flush or self._writing_paused:
             return True
-        if self._broker.stopping:
+        if self._ending or self._broker.stopping:
             return True
         broker, config = self._broker, self._broker.config
         if self._inflight_bytes > config.connection_inflight_bytes_max:
@@ -411,6 +431,25 @@ class Connection(asyncio.BufferedProtocol):
             self._send_ready()
             self.closing = True
             self._transport.close()
+
+    def say_goodbye(self) -> None:
+        """Send the end of the stream and throw away what still comes, until the peer closes too.
+
+        A close with unread bytes would be a reset, and a reset discards replies that the peer
+        has not read yet.
+        """
+        if not self.closing and self._transport.can_write_eof():
+            self._ending = True
+            self._set_buffer(None)
+            self._transport.write_eof()
+            if self._paused_reading:
+                self._paused_reading = False
+                self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Drop the connection, whatever is unsent."""
+        self.closing = True
+        self._transport.abort()
 
     def _unsupported(self, error: UnsupportedVersion, size: int) -> None:
         if error.api_key == ApiKey.API_VERSIONS:

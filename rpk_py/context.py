@@ -37,6 +37,7 @@ class Broker:
     log: Any
     inflight_bytes: int = 0
     unsent_bytes: int = 0
+    partial_bytes: int = 0
     stopping: bool = False
     paused: OrderedDict[Any, None] = field(default_factory=OrderedDict)
 

@@ -54,6 +54,7 @@ _COUNTERS = {
 _GAUGES = {
     "connections": "Client connections open now.",
     "inflight_bytes": "Bytes of requests being handled now.",
+    "partial_frame_bytes": "Bytes of buffers for frames that are still arriving.",
     "reply_bytes": "Bytes of replies that the kernel has not taken yet.",
     "cache_bytes": "Bytes of record buffers held in memory.",
     "partitions": "Partitions that this shard leads.",
@@ -93,6 +94,7 @@ class ShardMetrics:
     reading_paused: int
     connections: int
     inflight_bytes: int
+    partial_frame_bytes: int
     reply_bytes: int
     cache_bytes: int
     partitions: int

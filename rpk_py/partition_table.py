@@ -209,7 +209,10 @@ class PartitionTable:
         """Leadership went elsewhere: make it durable and let go of its files."""
         self._forget(partition, ErrorCode.NOT_LEADER_OR_FOLLOWER)
         if partition.log is not None:
-            await partition.log.close()
+            try:
+                await partition.log.close()
+            except OSError as error:
+                self._log.error("a partition did not close cleanly", reason=str(error))
 
     async def _delete_topic(self, topic_id: bytes) -> None:
         deleted = [p for key, p in self._by_id.items() if key[0] == topic_id]

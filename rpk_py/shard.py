@@ -118,6 +118,7 @@ def _watch(metrics: ShardMetrics, broker: Broker, context: LogContext, disk: Dis
     """Let the metrics read what their owners count already."""
     watch = metrics.watch
     watch("inflight_bytes", lambda: broker.inflight_bytes)
+    watch("partial_frame_bytes", lambda: broker.partial_bytes)
     watch("reply_bytes", lambda: broker.unsent_bytes)
     watch("cache_bytes", lambda: context.cache.used_bytes)
     watch("cache_hits", lambda: context.cache.hits)

@@ -9,8 +9,8 @@ Behaviour:  answers at once with data, on an error, with max_wait_ms <= 0, or wi
             batches, as slices of the record buffers that were written: nothing is copied. Limits
             are soft, as in Kafka: the first partition with data returns at least one batch. Fetch
             sessions are declined: session_id is always 0 and every answer is full; a request that
-            names a session gets FETCH_SESSION_ID_NOT_FOUND. A cold read may answer with fewer than
-            min_bytes before max_wait_ms.
+            goes on with a session gets FETCH_SESSION_ID_NOT_FOUND. A cold read may answer with
+            fewer than min_bytes before max_wait_ms.
 Deviations: last_fetched_epoch, replica_state and the tags of v17 and v18 belong to followers and
             are ignored until replication exists. read_committed and read_uncommitted are the same
             until transactions exist.
@@ -45,7 +45,8 @@ _BY_ID_SINCE: Final = 13
 _ZSTD_SINCE: Final = 10
 _NODE_ENDPOINTS_SINCE: Final = 16
 _READ_COMMITTED: Final = 1
-_SESSION_CLOSE: Final = -1
+_SESSION_FULL: Final = 0  # wants a session, and a full answer
+_SESSION_NONE: Final = -1  # none, or closes one
 
 
 class _Cold(NamedTuple):
@@ -62,12 +63,13 @@ class _Cold(NamedTuple):
 class PendingFetch(Pending):
     """A long poll: a FetchWaiter of every partition that it asked for."""
 
-    __slots__ = ("_ctx", "_partitions", "_request", "_timer")
+    __slots__ = ("_ctx", "_looks", "_partitions", "_request", "_timer")
 
     def __init__(self, ctx: RequestContext, request: FetchRequest) -> None:
         super().__init__(pipelined=False)
         self._ctx = ctx
         self._request = request
+        self._looks = False
         self._partitions = [
             partition
             for topic in request.topics
@@ -80,7 +82,15 @@ class PendingFetch(Pending):
         self._timer = ctx.broker.loop.call_later(request.max_wait_ms / 1000, self._finish)
 
     def wake(self) -> None:
-        """FetchWaiter: look whether there is enough now."""
+        """FetchWaiter: look whether there is enough now, once a tick."""
+        if not self._looks:
+            self._looks = True
+            self._ctx.broker.loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        self._looks = False
+        if self.completed or self._timer.cancelled():
+            return
         read = _Read(self._ctx, self._request)
         if read.cold or read.must_answer or read.bytes >= self._request.min_bytes:
             self._finish()
@@ -115,7 +125,7 @@ def handle(
     ctx: RequestContext, request: FetchRequest
 ) -> FetchResponse | PendingFetch | Awaitable[FetchResponse]:
     """Answer from memory at once, from disk later, or wait for data."""
-    if request.session_id != 0 and request.session_epoch != _SESSION_CLOSE:
+    if request.session_epoch not in (_SESSION_FULL, _SESSION_NONE):
         return FetchResponse(error_code=ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
     read = _Read(ctx, request)
     if read.cold:

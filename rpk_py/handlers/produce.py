@@ -193,7 +193,9 @@ def check_batch(
 ) -> BatchHeader | Refusal:
     """The header of the one whole, sound batch in `records`, or why it is refused."""
     size = len(records) if records is not None else 0
-    if records is None or size < RECORD_BATCH_OVERHEAD:
+    if records is None or size == 0:
+        return Refusal(ErrorCode.INVALID_RECORD, "no record batch for a partition")
+    if size < RECORD_BATCH_OVERHEAD:
         return Refusal(ErrorCode.CORRUPT_MESSAGE, f"{size} bytes are no record batch")
     if records[16] != 2:
         return Refusal(
@@ -225,6 +227,8 @@ def _check_header(header: BatchHeader, api_version: int) -> BatchHeader | Refusa
             ErrorCode.INVALID_RECORD,
             f"{header.record_count} records with last offset delta {header.last_offset_delta}",
         )
+    if header.timestamp_type:
+        return Refusal(ErrorCode.INVALID_TIMESTAMP, "only the broker may set LogAppendTime")
     if header.is_control:
         return Refusal(ErrorCode.INVALID_RECORD, "clients may not write control batches")
     if header.is_transactional:

@@ -289,6 +289,14 @@ class Transport:
         self.reading = True
         self.loop.call_soon(self.read)
 
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        """The client sees the end of the stream, and closes too where it reads at all."""
+        if self.taking:
+            self.loop.call_soon(self._end, True)
+
     def close(self) -> None:
         self._end(not self.unsent)
 

@@ -227,7 +227,7 @@ def test_a_connection_with_too_much_in_flight_is_not_read_until_it_is_durable(
             for _ in range(50):
                 produce(client, bytes(500))
             enqueued = shard.log_of("t").log_end_offset
-            assert 8 <= enqueued <= 10
+            assert 3 <= enqueued <= 5, "500 bytes, and about 1 KiB that a request holds beside"
             assert shard.broker.inflight_bytes == client.connection._inflight_bytes > 5000
             assert shard.broker.metrics.reading_paused == 1
             assert not is_read(client)
@@ -271,7 +271,7 @@ def test_connections_that_share_the_budget_all_get_on(tmp_path: Path) -> None:
                 for _ in range(5):
                     produce(client, bytes(10_000))
             assert 65536 < shard.broker.inflight_bytes < 80_000
-            assert shard.log_of("t").log_end_offset == 7
+            assert shard.log_of("t").log_end_offset == 6
             paused = [client for client in clients if not is_read(client)]
             assert len(paused) == 19
             assert len(shard.broker.paused) == 19, "each is known once"

@@ -191,7 +191,7 @@ def test_zstd_is_for_version_10_and_newer_cached_or_cold(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("session_id", "epoch", "error"),
-    [(0, -1, 0), (0, 0, 0), (9, 0, 70), (9, 1, 70), (9, -1, 0)],
+    [(0, -1, 0), (0, 0, 0), (9, 0, 0), (9, 1, 70), (0, 1, 70), (9, -1, 0)],
 )
 def test_sessions_are_declined_and_unknown_ones_are_not_found(
     tmp_path: Path, session_id: int, epoch: int, error: int

@@ -60,8 +60,8 @@ def flipped(pos: int) -> bytes:
 
 
 REFUSALS: list[tuple[str, Make, ErrorCode]] = [
-    ("null", lambda: None, ErrorCode.CORRUPT_MESSAGE),
-    ("empty", lambda: b"", ErrorCode.CORRUPT_MESSAGE),
+    ("null", lambda: None, ErrorCode.INVALID_RECORD),
+    ("empty", lambda: b"", ErrorCode.INVALID_RECORD),
     ("60 bytes", lambda: batch_of(b"value")[:60], ErrorCode.CORRUPT_MESSAGE),
     ("cut by one", lambda: batch_of(b"value")[:-1], ErrorCode.CORRUPT_MESSAGE),
     ("one byte more", lambda: batch_of(b"value") + b"\0", ErrorCode.INVALID_RECORD),
@@ -537,6 +537,8 @@ def test_log_append_time_is_written_with_a_crc_that_holds(tmp_path: Path) -> Non
             assert (header.timestamp_type, header.max_timestamp) == (1, times[0])
             assert verify_crc(stored, 0, header.size_bytes, header.crc)
             assert values_of(await client.fetch("t", 0)) == [(0, b"0"), (1, b"1")]
+            found = await shard.log_of("t").offset_for_timestamp(times[0], 2)
+            assert found == (0, times[0]), "it is found by the time it was given"
             await shard.controller.commit(TopicConfigsChanged(topic.topic_id, {}))
             answer = await client.produce("t", sequenced(2))
             assert answer.log_append_time_ms == -1

@@ -205,3 +205,23 @@ def test_a_stop_while_a_protocol_error_waits_for_earlier_replies(tmp_path: Path)
         return asked
 
     run(scenario())
+
+
+# -- idle connections ----------------------------------------------------------------------------
+
+
+def test_a_connection_on_which_nothing_moves_is_dropped(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path, connections_max_idle_s=0.05) as shard:
+            silent, polling, busy = (shard.client() for _ in range(3))
+            await shard.create("t")
+            polling.send(*fetch_request("t", 0, max_wait_ms=2**31 - 1))
+            listener = listening()
+            await shard.server.start(listener)
+            while not (silent.transport.lost and polling.transport.lost):
+                await busy.reply(busy.send(MetadataRequest(None), 9))
+            assert not busy.transport.closing
+            await until(lambda: shard.broker.metrics.fetch_waiters == 0)
+            await shard.server.stop()
+
+    run(scenario())
