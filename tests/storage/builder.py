@@ -69,18 +69,15 @@ def batch_of(*values: bytes, timestamp_ms: int = NOW_MS, **fields: int) -> bytea
 
 
 def batch_of_size(size: int, timestamp_ms: int = NOW_MS) -> bytearray:
-    """One record batch of exactly `size` bytes (at least 70) with a single record."""
-    value_bytes = max(size - 80, 0)
+    """One record batch of `size` bytes (at least 70) with a single record; one byte less for the
+    few sizes at which the record's length begins to take one byte more."""
+    value_bytes = size - len(batch_of(b""))
     while True:
         batch = batch_of(b"v" * value_bytes, timestamp_ms=timestamp_ms)
-        if len(batch) == size:
+        if len(batch) <= size:
+            assert len(batch) >= size - 1
             return batch
-        if len(batch) > size:  # a varint grew: make up the difference with a key
-            rows = [Record(0, timestamp_ms, b"k", b"v" * (value_bytes - 2), ())]
-            batch = build_batch(rows)
-            assert len(batch) == size
-            return batch
-        value_bytes += size - len(batch)
+        value_bytes -= 1
 
 
 @dataclass(frozen=True, slots=True)
