@@ -247,11 +247,16 @@ class _Inspection:
         self, file: _ReadOnlyFile, header: SegmentHeader, result: ScanResult
     ) -> None:
         """Where a bad record still has a valid header, print that."""
-        block = file.read(result.end_pos, header.block_bytes)
-        record = decode_record_header(block, header, result.end_pos)
-        if record is not None:
-            chained = record.prev_header_crc == result.last_header_crc
-            self._emit("record", _record_facts(record, "bad body" if chained else "unchained"))
+        if result.bad is None:
+            return
+        pos, block_bytes = result.end_pos, header.block_bytes
+        record = decode_record_header(file.read(pos, block_bytes), header, pos)
+        if record is None:
+            return
+        if record.prev_header_crc != result.last_header_crc:
+            self._emit("record", _record_facts(record, "unchained"))
+        elif not body_crc_holds(record, _body_of(file, record, block_bytes)):
+            self._emit("record", _record_facts(record, "bad body"))
 
     def _conclude(
         self, file: _ReadOnlyFile, header: SegmentHeader, known: _Known, result: ScanResult
@@ -351,13 +356,16 @@ def _readable_behind(file: _ReadOnlyFile, header: SegmentHeader, bad_pos: int) -
     """How many whole records of this segment lie behind the bad one, and their offsets."""
     found = {"records": 0}
     for record in _headers_behind(file, header, bad_pos):
-        start = record.pos + header.block_bytes
-        body = file.read(start, round_up(record.body_length, header.block_bytes))
-        if body_crc_holds(record, body[: record.body_length]):
+        if body_crc_holds(record, _body_of(file, record, header.block_bytes)):
             found["records"] += 1
             found.setdefault("first_offset", record.base_offset)
             found["last_offset"] = record.last_offset
     return found
+
+
+def _body_of(file: _ReadOnlyFile, record: RecordHeader, block_bytes: int) -> memoryview:
+    body = file.read(record.pos + block_bytes, round_up(record.body_length, block_bytes))
+    return body[: record.body_length]
 
 
 def _headers_behind(
