@@ -106,8 +106,10 @@ class PartitionTable:
         if not self._cleaned:
             self._cleaned = True
             self._discard(await self._context.disk.run(self._deleted_directories, state))
-        for topic in list(state.topics.values()):
-            await self._update(topic, state)
+        topics = list(state.topics.values())
+        for topic in topics:
+            await self._adjust(topic)
+        await self._open_all([pair for topic in topics for pair in self._led(topic)], state)
 
     def _deleted_directories(self, state: ClusterState) -> list[Path]:
         """Move what deleted topics left behind into the trash; all that is there. Blocks.
@@ -119,8 +121,12 @@ class PartitionTable:
             named = _PARTITION_DIRECTORY.fullmatch(path.name)
             if not named or named[1] in state.topics or not path.is_dir():
                 continue
-            if directory_belongs_to(path, state.deleted_topic_ids):
-                discard_directory(path, self._trash)
+            try:
+                if directory_belongs_to(path, state.deleted_topic_ids):
+                    discard_directory(path, self._trash)
+                    continue
+            except OSError as error:  # not ours to read, or another shard was faster
+                self._log.warning("cannot look at a directory", reason=str(error))
             else:
                 self._log.warning(
                     "a directory of no known topic is left alone; if metadata.db was lost, "
@@ -184,8 +190,12 @@ class PartitionTable:
 
     async def _update(self, topic: TopicState | None, state: ClusterState) -> None:
         """Leadership or configs of a topic may have changed, or it is new."""
-        if topic is None:
-            return
+        if topic is not None:
+            await self._adjust(topic)
+            await self._open_all(self._led(topic), state)
+
+    async def _adjust(self, topic: TopicState) -> None:
+        """Bring the partitions that are open here to what the metadata says of them."""
         settings = log_settings(topic.configs, self._config)
         for now in topic.partitions:
             partition = self._by_id.get((topic.topic_id, now.index))
@@ -198,7 +208,6 @@ class PartitionTable:
                 partition.lead(now.leader_epoch)
             partition.max_message_bytes = settings.max_message_bytes
             partition.log_append_time = settings.log_append_time
-        await self._open_all(self._led(topic), state)
 
     def _forget(self, partition: Partition, error: ErrorCode) -> None:
         del self._by_name[partition.topic, partition.index]
