@@ -85,6 +85,7 @@ REFUSALS: list[tuple[str, Make, ErrorCode]] = [
     ("control", lambda: batch_of(b"value", control=True), ErrorCode.INVALID_RECORD),
     ("transaction", lambda: batch_of(b"v", transactional=True), ErrorCode.INVALID_TXN_STATE),
     ("codec 5", lambda: patched(21, ">h", 5), ErrorCode.INVALID_RECORD),
+    ("log append time", lambda: patched(21, ">h", 8), ErrorCode.INVALID_TIMESTAMP),
     ("codec 7", lambda: patched(21, ">h", 7), ErrorCode.INVALID_RECORD),
     ("no sequence", lambda: batch_of(b"v", producer_id=7), ErrorCode.INVALID_RECORD),
     (

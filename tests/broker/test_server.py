@@ -102,9 +102,10 @@ def test_produce_and_fetch_over_a_real_socket(tmp_path: Path, backend: str) -> N
             fetched = await ask(streams, *with_key(fetch_request("t", 0), 1))
             found = fetched.responses[0].partitions[0]  # type: ignore[attr-defined]
             assert values_of(found) == [(0, bytes(700_000))]
-            await shard.server.stop()
+            stopping = asyncio.ensure_future(shard.server.stop())
             assert await streams[0].read() == b""
             streams[1].close()
+            await stopping
             with pytest.raises(ConnectionRefusedError):
                 await asyncio.open_connection(*address)
 
@@ -170,6 +171,7 @@ def test_a_stop_does_not_wait_for_ever_for_a_client_that_takes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_module, "STOP_S_MAX", 0.05)
+    monkeypatch.setattr(server_module, "GOODBYE_S_MAX", 0.05)
 
     async def scenario() -> None:
         async with running(tmp_path) as shard:
@@ -181,6 +183,8 @@ def test_a_stop_does_not_wait_for_ever_for_a_client_that_takes_nothing(
             await until(lambda: client.transport.get_write_buffer_size())
             await shard.server.stop()
             assert client.closed
+            await ticks()
+            assert shard.broker.metrics.connections == 0
 
     run(scenario())
 
@@ -203,6 +207,41 @@ def test_a_stop_while_a_protocol_error_waits_for_earlier_replies(tmp_path: Path)
         asked = client.send(*produce_request("t", batch_of(b"v")))
         client.feed(b"\xff\xff\xff\xff")
         return asked
+
+    run(scenario())
+
+
+def test_a_stop_sends_every_reply_though_the_client_goes_on_sending(tmp_path: Path) -> None:
+    # A close with unread bytes would be a reset, which takes sent replies from the client.
+    async def scenario() -> None:
+        async with running(tmp_path) as shard:
+            await shard.create("t")
+            listener = listening()
+            address = listener.getsockname()
+            await shard.server.start(listener)
+            reader, writer = await asyncio.open_connection(*address)
+            request, version = produce_request("t", batch_of(bytes(1000)))
+            frame = encode_request(request, version, 7, "test")
+            shard.disk.hold = True
+            writer.write(frame * 100)
+            await until(lambda: shard.disk.held)
+            stopping = asyncio.ensure_future(shard.server.stop())
+            await ticks()
+            writer.write(frame * 100)  # never handled
+            await writer.drain()
+            appended = shard.log_of("t").log_end_offset
+            shard.disk.release()
+            replies = await reader.read()
+            count, pos = 0, 0
+            while pos < len(replies):
+                size = int.from_bytes(replies[pos : pos + 4], "big")
+                _, response = decode_response(0, version, memoryview(replies)[pos + 4 :][:size])
+                answer = response.responses[0].partition_responses[0]
+                assert (answer.error_code, answer.base_offset) == (0, count)
+                count, pos = count + 1, pos + 4 + size
+            assert count == appended == shard.log_of("t").durable_offset > 0
+            writer.close()
+            await stopping
 
     run(scenario())
 
