@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from confluent_kafka.admin import AdminClient
+
 from tests.clients.broker import RunningBroker, wait_until
 from tests.clients.topics import create_topic
 from tests.crash.checker import Verdict, check
@@ -22,6 +24,7 @@ TOPIC = "numbered"
 PARTITIONS = 4
 CYCLES = 20
 ACKS_BETWEEN = 5_000
+RETIRED_RECORDS = 20_000
 CRASH_AFTER_MS_MAX = 40  # beyond the 5,000 acks, at random
 
 # Every second crash waits, from its random moment on, until a file of this kind is being made:
@@ -58,6 +61,21 @@ def create_numbered_topic(broker: RunningBroker, **configs: str) -> None:
     create_topic(broker, TOPIC, PARTITIONS, dotted)
 
 
+def retire_segments(broker: RunningBroker, seed: int) -> None:
+    """Leave the broker segments to recycle, full of records that look just like those to come.
+
+    The topic's own name and partitions, so that only what recovery must check tells old from new.
+    """
+    create_numbered_topic(broker)
+    producer = NumberedProducer(broker.address, TOPIC, PARTITIONS, seed)
+    producer.start()
+    producer.wait_for_acks(RETIRED_RECORDS)
+    producer.stop()
+    admin = AdminClient({"bootstrap.servers": broker.address})
+    admin.delete_topics([TOPIC])[TOPIC].result(timeout=20)
+    wait_until(lambda: len(list(broker.data_dir.glob("recycle/*/*"))) >= 20, "retired segments")
+
+
 def run_cycles(
     broker: RunningBroker,
     crash_and_restart: Callable[[], None],
@@ -80,11 +98,11 @@ def run_cycles(
         for producer.cycle in range(1, cycles + 1):
             producer.wait_for_acks(ACKS_BETWEEN)
             aim = (None, "roll", None, "checkpoint")[producer.cycle % 4]
-            _wait_for_moment(rng.uniform(0, CRASH_AFTER_MS_MAX / 1000), aim, broker.data_dir)
+            delay_s = rng.uniform(0, CRASH_AFTER_MS_MAX / 1000)
+            crashed_in.update(_wait_for_moment(delay_s, aim, broker.data_dir))
             if producer.failed:
                 break
             assert producer.in_flight_count > 0
-            crashed_in.update(name for name in AIMS if _is_under_way(name, broker.data_dir))
             crash_and_restart()
             done += 1
             if stop_at_loss and _lost(broker, producer):
@@ -99,13 +117,14 @@ def run_cycles(
     return Outcome(verdict, done, producer.errors, crashed_in)
 
 
-def _wait_for_moment(delay_s: float, aim: str | None, data_dir: Path) -> None:
+def _wait_for_moment(delay_s: float, aim: str | None, data_dir: Path) -> set[str]:
+    """Wait until it is time to crash; returns what is under way then."""
     moment_s = time.monotonic() + delay_s
     wait_until(lambda: time.monotonic() >= moment_s, "the moment of the crash")
-    while aim is not None and not _is_under_way(aim, data_dir):
-        # Without a pause between two looks: what is looked for takes a millisecond or less.
-        if time.monotonic() > moment_s + AIM_S_MAX:
-            break
+    while True:  # without a pause: what is looked for takes a millisecond or less
+        seen = {name for name in AIMS if _is_under_way(name, data_dir)}
+        if aim is None or aim in seen or time.monotonic() > moment_s + AIM_S_MAX:
+            return seen
 
 
 def _is_under_way(aim: str, data_dir: Path) -> bool:

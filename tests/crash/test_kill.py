@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.clients.broker import RunningBroker
-from tests.crash.cycles import PARTITIONS, SETTINGS, TOPIC, create_numbered_topic, run_cycles
+from tests.crash.cycles import (
+    PARTITIONS,
+    SETTINGS,
+    TOPIC,
+    create_numbered_topic,
+    retire_segments,
+    run_cycles,
+)
 
 ROLLS_MIN = 200
 
@@ -24,6 +31,7 @@ def broker(tmp_path: Path) -> Iterator[RunningBroker]:
 
 
 def test_acknowledged_records_survive_twenty_kills(broker: RunningBroker, seed: int) -> None:
+    retire_segments(broker, seed)
     create_numbered_topic(broker)
 
     def crash() -> None:

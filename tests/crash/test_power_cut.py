@@ -13,7 +13,7 @@ import pytest
 
 from tests.clients.broker import RunningBroker
 from tests.crash.cut_disk import CutDisk
-from tests.crash.cycles import CYCLES, SETTINGS, create_numbered_topic, run_cycles
+from tests.crash.cycles import CYCLES, SETTINGS, create_numbered_topic, retire_segments, run_cycles
 
 
 @pytest.fixture
@@ -42,6 +42,7 @@ def cut_and_restart(broker: RunningBroker, cut_disk: CutDisk) -> Callable[[], No
 def test_acknowledged_records_survive_twenty_power_cuts(
     broker: RunningBroker, cut_and_restart: Callable[[], None], seed: int
 ) -> None:
+    retire_segments(broker, seed)
     create_numbered_topic(broker)
     outcome = run_cycles(broker, cut_and_restart, seed)
     outcome.assert_kept()
