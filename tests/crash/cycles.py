@@ -33,8 +33,12 @@ AIMS = {"roll": "*.wal.tmp", "checkpoint": "*.checkpoint.tmp"}
 AIM_S_MAX = 0.5
 AIMED_MIN = 3  # of five tries each: the thing aimed at may be over when it is seen
 
-# Small files, so that a run has hundreds of rolls and checkpoints.
-SETTINGS = {"segment_bytes": 128 * 1024, "checkpoint_bytes": 32 * 1024}
+SETTINGS = {
+    # Small files, so that a run has hundreds of rolls and checkpoints.
+    "segment_bytes": 128 * 1024,
+    "checkpoint_bytes": 32 * 1024,
+    "auto_create_topics": False,  # else a producer's look at a deleted topic makes it again
+}
 
 
 @dataclass(slots=True)
