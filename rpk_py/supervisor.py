@@ -183,6 +183,7 @@ class Supervisor:
             self._controls[shard.index] = self._fork(shard)
 
     def _fork(self, shard: ShardLink) -> socket.socket:
+        assert shard.pid is None
         pid, control = fork_shard(
             self._entry,
             self._config,
@@ -200,10 +201,10 @@ class Supervisor:
     async def serve(self) -> int:
         """Supervise until a signal or a fatal error; returns the exit code."""
         loop = asyncio.get_running_loop()
-        self._prepared.store.open()
         self._controller = Controller(
             self._config, self._state, self._prepared.store, _random_id, self._log
         )
+        self._controller.open_store_soon()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal, number)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
@@ -347,6 +348,8 @@ class Supervisor:
         forked: asyncio.Future[socket.socket] = loop.create_future()
 
         def fork() -> None:
+            if forked.cancelled():
+                return  # nobody would hold the control socket
             try:
                 if self._stop_wanted.is_set():
                     raise OSError("the broker stops")
@@ -354,9 +357,16 @@ class Supervisor:
             except OSError as error:
                 forked.set_exception(error)
 
-        async with self._controller.quiesced():
-            loop.call_soon(fork)
-            return await forked
+        try:
+            async with self._controller.quiesced():
+                loop.call_soon(fork)
+                return await forked
+        except BaseException:
+            if forked.done() and not forked.cancelled() and forked.exception() is None:
+                # Cancelled right after the fork: a shard without its channel must not live.
+                forked.result().close()
+                shard.kill()
+            raise
 
     # The end.
 

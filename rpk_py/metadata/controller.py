@@ -4,7 +4,8 @@ Which process: supervisor.  It plans a change (pure), commits it in its commit t
 to its own state and sends it to every shard; a request is answered once every live shard has
 acknowledged that revision.  Invariants: one commit at a time, in revision order; nothing is sent
 before it is durable; a shard that missed a delta gets a snapshot, so no queue grows without a
-limit; while `quiesced`, no thread runs and the store is closed, so the process may fork.
+limit; while `quiesced`, no thread runs and the store is closed, so the process may fork; the
+store is opened in the commit thread only, and a failure to open it fails that commit alone.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def take_leadership_blocking(
 
 
 class Controller:
-    """See the module.  `store` is open when a controller is built, and owned by it from then on.
+    """See the module.  `store` is closed when a controller is built, and owned by it from then on.
 
     new_id  returns 16 random bytes, for topic ids
     """
@@ -89,6 +90,8 @@ class Controller:
         self._applied_changed = asyncio.Condition()
         self._commit_lock = asyncio.Lock()
         self._thread: ThreadPoolExecutor | None = None
+        self._store_is_open = False
+        self._opening: asyncio.Task[None] | None = None
 
     # Shards come and go.
 
@@ -160,10 +163,12 @@ class Controller:
             self._warn_about_configs(change.topic.name, change.topic.configs)
         if not await self._wait_applied(revision, deadline_s):
             text = "The topic is created, but not every shard knows it yet."
-            for result in results:
-                if result.error_code == ErrorCode.NONE:
-                    result.error_code = ErrorCode.REQUEST_TIMED_OUT
-                    result.error_message = text
+            results = [
+                result
+                if result.error_code != ErrorCode.NONE
+                else TopicResult(result.name, ErrorCode.REQUEST_TIMED_OUT, text)
+                for result in results
+            ]
         return results
 
     async def delete_topics(
@@ -230,7 +235,9 @@ class Controller:
         assert self._commit_lock.locked()
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "rpk-commit")
-        work = asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        work = asyncio.get_running_loop().run_in_executor(
+            self._thread, self._with_store, function, args
+        )
         # Requests are cancelled only when the broker stops; a commit that has begun still ends
         # before the store is closed under it.
         try:
@@ -239,32 +246,63 @@ class Controller:
             await asyncio.wait([work])
             raise
 
+    def _with_store(self, function: Callable[..., T], args: tuple[Any, ...]) -> T:
+        """In the commit thread: opening may wait seconds for a backup that reads the file."""
+        if not self._store_is_open:
+            self._store.open()
+            self._store_is_open = True
+        return function(*args)
+
+    def open_store_soon(self) -> None:
+        """Open the store in the background; where that fails the next commit tries again."""
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.get_running_loop().create_task(self._open_store())
+
+    async def _open_store(self) -> None:
+        try:
+            async with self._commit_lock:
+                await self._in_thread(_nothing)
+        except StoreError as error:
+            self._log.error(
+                "the metadata store cannot be opened; the next commit tries again",
+                reason=str(error),
+            )
+
     @asynccontextmanager
     async def quiesced(self) -> AsyncIterator[None]:
         """Inside: no commit, no commit thread, store closed; the caller may fork.
 
         A forked child of a process with threads may find locks held forever, and SQLite must
         not be carried across a fork.  Both are cheap to avoid: the thread is idle under the
-        commit lock and ends at once, and opening the store again takes about a millisecond.
+        commit lock and ends at once.  Afterwards the store is opened in the background, so that
+        what the caller has forked is never lost to a store that does not open.
         """
         async with self._commit_lock:
-            self._end_thread()
-            self._store.close()
+            self._disconnect()
             try:
                 yield
             finally:
-                self._store.open()
+                self.open_store_soon()
 
     async def close(self) -> None:
         """Let a running commit end, then close the store."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
         async with self._commit_lock:
-            self._end_thread()
-            self._store.close()
+            self._disconnect()
 
-    def _end_thread(self) -> None:
+    def _disconnect(self) -> None:
+        assert self._commit_lock.locked()
         if self._thread is not None:
             self._thread.shutdown(wait=True)
             self._thread = None
+        self._store.close()
+        self._store_is_open = False
+
+
+def _nothing() -> None:
+    """A commit of nothing: opens the store."""
 
 
 def _refusal(code: ErrorCode, text: str) -> Json:

@@ -84,6 +84,7 @@ class MetadataReplica:
         self._updates: asyncio.Queue[Json] = asyncio.Queue(queue_max)
         self._snapshot_wanted = True  # nothing is applied before the first snapshot
         self._loaded = asyncio.Event()
+        self._is_lost = False
         self._auto_creating: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -91,11 +92,15 @@ class MetadataReplica:
         """Ask for the first snapshot and wait until it is applied, callbacks included.
 
         Register `on_delta` before.  Deltas go on being applied until `close`.
+
+        Raises: ConnectionError  the supervisor went away before; there is nothing to serve
         """
         self._spawn(self._read())
         self._spawn(self._apply_updates())
         self._send({"type": "hello", "node_id": self.node_id})
         await self._loaded.wait()
+        if self._is_lost:
+            raise ConnectionError("the supervisor is gone before it sent the metadata")
 
     def ready(self, **info: object) -> None:
         """Tell the supervisor that this shard serves; `info` goes to its banner and status."""
@@ -211,8 +216,7 @@ class MetadataReplica:
                 self._send({"type": "metrics", "id": message["id"], "values": values})
             elif kind == "stop":
                 self.on_stop()
-        self._fail_pending()
-        self.on_lost()
+        self._lose()
 
     async def _apply_updates(self) -> None:
         while True:
@@ -266,7 +270,14 @@ class MetadataReplica:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             self._log.error("the metadata replica failed", exc_info=task.exception())
-            self.on_lost()
+            self._lose()
+
+    def _lose(self) -> None:
+        """No update and no reply will come any more: end every wait for one."""
+        self._is_lost = True
+        self._loaded.set()
+        self._fail_pending()
+        self.on_lost()
 
 
 def _nothing() -> None:

@@ -216,14 +216,19 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.deltas: list[Delta] = []
-        self.is_open = True
+        self.is_open = False
         self.gate = threading.Event()
         self.gate.set()
         self.broken = False
+        self.will_not_open = False
+        self.opened_by: list[str] = []  # names of threads
         self.next_producer_id = 0
 
     def open(self) -> None:
         assert not self.is_open
+        self.opened_by.append(threading.current_thread().name)
+        if self.will_not_open:
+            raise StoreError("another process reads the file")
         self.is_open = True
 
     def close(self) -> None:
@@ -382,6 +387,9 @@ def test_at_the_timeout_the_answer_is_request_timed_out_though_the_topic_exists(
         await cluster.add_shard(stuck)
         (result,) = await one.create_topics([TopicSpec("t")], 20, False)
         assert result.error_code == ErrorCode.REQUEST_TIMED_OUT
+        assert (result.num_partitions, result.replication_factor) == (-1, -1)
+        assert result.topic_id == bytes(16)
+        assert not result.configs
         assert "t" in cluster.state.topics
 
     run(scenario)
@@ -570,8 +578,49 @@ def test_while_quiesced_there_is_no_thread_and_no_open_store() -> None:
     run(scenario)
 
 
+def test_what_was_forked_is_kept_when_the_store_does_not_open_again() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        one = await cluster.add_shard()
+        cluster.store.will_not_open = True
+        async with cluster.controller.quiesced():
+            pass  # raised StoreError at its end, and the caller lost the socket of its fork
+        (result,) = await one.create_topics([TopicSpec("t")], 10_000, False)
+        assert result.error_code == ErrorCode.KAFKA_STORAGE_ERROR
+        assert "another process" in (result.error_message or "")
+        cluster.store.will_not_open = False
+        (result,) = await one.create_topics([TopicSpec("t")], 10_000, False)
+        assert result.error_code == ErrorCode.NONE
+
+    log = run(scenario).log
+    assert "the metadata store cannot be opened; the next commit tries again" in log.events
+
+
+def test_the_store_is_opened_without_holding_up_the_loop() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        async with cluster.controller.quiesced():
+            pass
+        await until(lambda: cluster.store.is_open)  # without a commit that needs it
+
+    opened_by = run(scenario).store.opened_by
+    assert opened_by
+    assert threading.main_thread().name not in opened_by
+
+
+def test_a_shard_whose_supervisor_dies_before_the_first_snapshot_does_not_wait_forever() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        cluster.dropped = lambda message: message["type"] == "snapshot"
+        starting = asyncio.ensure_future(cluster.add_shard())
+        await until(lambda: 0 in cluster.controller._links)
+        cluster._tasks[0].cancel()
+        with pytest.raises(ConnectionError, match="supervisor is gone"):
+            await starting
+
+    run(scenario)
+
+
 def test_a_start_commits_the_next_leader_epochs_before_anyone_serves() -> None:
     state, store = make_state("a", "b"), MemoryStore()
+    store.open()
     expected = make_state()
     expected.replace(state)
     take_leadership_blocking(store, state, [0, 1])
