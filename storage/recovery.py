@@ -118,7 +118,9 @@ def _describe_bad_header(view: memoryview, record: RecordHeader | None) -> str |
     if record is not None:
         return "a record that does not chain to the one before it"
     head = view[:64]
-    return "no valid record header" if any(head) else None
+    if not any(head):
+        return None
+    return "no valid record header (a torn write, or what a recycled file held before)"
 
 
 def _find_proof(
