@@ -4,11 +4,15 @@ Which process: the controller validates with it; shards read effective values.
 Invariants: every name that CreateTopics accepts stands in TOPIC_CONFIGS; a value that is stored
 passed `validate` once.  Configs with has_effect=False are accepted, stored and listed, so that
 existing tools work, and a log warning says so when one is set.
+Deviations: a partition has one replica, so min.insync.replicas above 1 is one of those: Kafka
+refuses acks=all with NOT_ENOUGH_REPLICAS then, here it is answered once that one replica is
+durable. Digits are ASCII digits, where Java also reads those of other scripts.
 Source: names, types and defaults of Apache Kafka 4.x; write.caching, flush.bytes of Redpanda.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +25,9 @@ SOURCE_DEFAULT = 5  # built in (DEFAULT_CONFIG)
 
 _LONG_MAX = 2**63 - 1
 _INT_MAX = 2**31 - 1
+# Narrower than int() and float(), which also take "1_000" and digits of other scripts.
+_INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +143,10 @@ def _boolean_problem(config: TopicConfig, value: str) -> str | None:
 
 
 def _number_problem(config: TopicConfig, value: str) -> str | None:
-    try:
-        number = float(value) if config.kind == "double" else int(value)
-    except ValueError:
+    form = _DECIMAL if config.kind == "double" else _INTEGER
+    if not form.fullmatch(value):
         return f"not a number of type {config.kind}"
+    number = float(value) if config.kind == "double" else int(value)
     assert config.low is not None
     assert config.high is not None
     if config.low <= number <= config.high:
@@ -174,9 +181,13 @@ _PROBLEMS = {
 
 
 def normalize(name: str, value: str) -> str:
-    """The text that is stored for a valid value: no blanks around it, booleans in lower case."""
+    """The text that is stored for a valid value: no blanks around it, booleans in lower case,
+    integers without a plus or leading zeros."""
     value = value.strip()
-    return value.lower() if TOPIC_CONFIGS[name].kind == "boolean" else value
+    kind = TOPIC_CONFIGS[name].kind
+    if kind in ("int", "long"):
+        return str(int(value))
+    return value.lower() if kind == "boolean" else value
 
 
 def effective_value(name: str, configs: Mapping[str, str], broker: Config) -> str:

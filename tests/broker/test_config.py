@@ -128,6 +128,13 @@ def test_the_default_of_every_topic_config_is_valid(name: str) -> None:
         ("write.caching", "maybe"),
         ("min.cleanable.dirty.ratio", "1.5"),
         ("min.cleanable.dirty.ratio", "nan"),
+        ("min.cleanable.dirty.ratio", "0_1"),
+        ("min.cleanable.dirty.ratio", "1e999"),
+        ("segment.bytes", "1_000_000"),
+        ("segment.bytes", "\u0661\u0660\u0660\u0660\u0660\u0660"),  # digits, but not ASCII
+        ("segment.bytes", "0x10000"),
+        ("segment.bytes", "+"),
+        ("segment.bytes", "9" * 20_000),
         ("compression.type", None),
         ("no.such.config", "1"),
     ],
@@ -136,6 +143,22 @@ def test_a_wrong_topic_config_is_refused_by_name(name: str, value: str | None) -
     problem = topic_configs.validate(name, value)
     assert problem is not None
     assert name in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "stored"),
+    [
+        ("segment.bytes", " +0020000 ", "20000"),
+        ("retention.ms", "-1", "-1"),
+        ("retention.ms", "-0", "0"),
+        ("min.cleanable.dirty.ratio", " .5e0 ", ".5e0"),
+        ("write.caching", "TRUE", "true"),
+        ("cleanup.policy", " delete", "delete"),
+    ],
+)
+def test_a_valid_topic_config_is_stored_in_one_form(name: str, value: str, stored: str) -> None:
+    assert topic_configs.validate(name, value) is None
+    assert topic_configs.normalize(name, value) == stored
 
 
 def test_a_topics_own_config_wins_over_the_brokers_and_that_over_the_default() -> None:
