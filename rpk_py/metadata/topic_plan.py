@@ -27,6 +27,7 @@ from rpk_py.metadata.state import (
 
 NAME_CHARS_MAX = 249
 NO_TOPIC_ID = bytes(16)
+MESSAGE_CHARS_MAX = 1000  # a name or value in it may be of any length, and versions 2-4 carry 32 KB
 _NAME = re.compile(r"[a-zA-Z0-9._-]+")
 
 
@@ -34,6 +35,8 @@ class _Refused(Exception):
     """One topic of a request is not valid; becomes that topic's result."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
+        if len(message) > MESSAGE_CHARS_MAX:
+            message = message[: MESSAGE_CHARS_MAX - 3] + "..."
         super().__init__(message)
         self.code = code
 

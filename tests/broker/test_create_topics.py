@@ -86,6 +86,25 @@ def test_a_refused_topic_has_an_error_and_a_reason_and_nothing_else(version: int
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    "config",
+    [
+        CreatableTopicConfig("x" * 32_767, "1"),
+        CreatableTopicConfig("retention.ms", "\u00e9" * 16_000),
+    ],
+    ids=["name", "value"],
+)
+def test_a_refusal_of_something_huge_fits_into_every_version(
+    version: int, config: CreatableTopicConfig
+) -> None:
+    request = CreateTopicsRequest([CreatableTopic("orders", 1, 1, [], [config])])
+    (topic,) = ask(create_topics.handle, FakeBroker(), version, request).topics
+    assert topic.error_code == ErrorCode.INVALID_CONFIG
+    assert len(topic.error_message) == 1000
+    assert topic.error_message.endswith("...")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_a_name_that_stands_twice_is_answered_once(version: int) -> None:
     request = CreateTopicsRequest([CreatableTopic(name, 1, 1) for name in ("a", "b", "a")])
     response = ask(create_topics.handle, FakeBroker(), version, request)
