@@ -25,12 +25,20 @@ from kafka_protocol.messages import (
 )
 from kafka_protocol.schema import info_of
 
-__all__ = ["SUPPORTED", "ApiKey", "ApiSpec"]
+__all__ = ["REQUEST_BYTES_MAX", "SUPPORTED", "ApiKey", "ApiSpec", "request_bytes_max"]
+
+# Bytes of a request frame that carries no records. The largest that makes sense is a Fetch of
+# 20,000 partitions (see wire.ITEMS_MAX), each in a topic with a name of 249 bytes: below 6 MB.
+REQUEST_BYTES_MAX = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class ApiSpec:
-    """A served API; the versions are inclusive."""
+    """A served API; the versions are inclusive.
+
+    request_bytes_max is the largest request frame, its 4-byte size not included; None leaves it to
+    the broker's own limit.
+    """
 
     key: ApiKey
     min_version: int
@@ -39,9 +47,15 @@ class ApiSpec:
     first_flexible: int
     request: type
     response: type
+    request_bytes_max: int | None = REQUEST_BYTES_MAX
 
 
-def _spec(request: type, response: type, advertised_min: int | None = None) -> ApiSpec:
+def _spec(
+    request: type,
+    response: type,
+    advertised_min: int | None = None,
+    request_bytes_max: int | None = REQUEST_BYTES_MAX,
+) -> ApiSpec:
     info = info_of(request)
     first, last = info.versions
     return ApiSpec(
@@ -52,13 +66,19 @@ def _spec(request: type, response: type, advertised_min: int | None = None) -> A
         first_flexible=info.flexible,
         request=request,
         response=response,
+        request_bytes_max=request_bytes_max,
     )
 
 
 SUPPORTED: dict[int, ApiSpec] = {
     spec.key: spec
     for spec in (
-        _spec(produce.ProduceRequest, produce.ProduceResponse, advertised_min=0),
+        _spec(
+            produce.ProduceRequest,
+            produce.ProduceResponse,
+            advertised_min=0,
+            request_bytes_max=None,
+        ),
         _spec(fetch.FetchRequest, fetch.FetchResponse),
         _spec(list_offsets.ListOffsetsRequest, list_offsets.ListOffsetsResponse),
         _spec(metadata.MetadataRequest, metadata.MetadataResponse),
@@ -73,3 +93,13 @@ SUPPORTED: dict[int, ApiSpec] = {
         _spec(describe_cluster.DescribeClusterRequest, describe_cluster.DescribeClusterResponse),
     )
 }
+
+
+def request_bytes_max(api_key: int) -> int | None:
+    """The largest request frame of this API without its size, None for the broker's own limit.
+
+    For the first bytes of a frame, so that a connection refuses it before it makes room for it.
+    An API that is not served gets the small limit, its body is never read.
+    """
+    spec = SUPPORTED.get(api_key)
+    return REQUEST_BYTES_MAX if spec is None else spec.request_bytes_max

@@ -9,6 +9,12 @@ Invariants: a field that a version does not have keeps its default on decode and
 encode; unknown tagged fields are skipped; an array count that the remaining bytes cannot hold is
 refused before anything is allocated, so decoding takes time in proportion to the frame.
 
+In proportion is too much for a large frame of tiny items, so the items of a request are limited
+(wire.ITEMS_MAX). Counting them needs a counter for each message, which the cached closures cannot
+hold, nor should small messages pay for it. But every item takes at least a byte, so a frame of
+ITEMS_MAX bytes cannot exceed the limit: only for a longer one does frame.py compile the decoder
+afresh, over count readers that share a counter (wire.limited_counts), and drop it after use.
+
 Source: Kafka's message format (flexible versions and tagged fields: KIP-482); docs/adr/0003.
 """
 
@@ -32,13 +38,18 @@ from kafka_protocol.schema import (
     info_of,
     specs_of,
 )
-from kafka_protocol.wire import Reader, Writer
+from kafka_protocol.wire import UNLIMITED, CountReaders, Reader, Writer
 
 
 @functools.cache
 def compile_decoder(cls: type, version: int) -> Reader:
     """The decoder of one version of a message: (buf, pos) -> (value, pos)."""
-    return _struct_reader(cls, version, version >= info_of(cls).flexible)
+    return limited_decoder(cls, version, UNLIMITED)
+
+
+def limited_decoder(cls: type, version: int, counts: CountReaders) -> Reader:
+    """The same for one message: what it counts is held by `counts`."""
+    return _struct_reader(cls, version, version >= info_of(cls).flexible, counts)
 
 
 @functools.cache
@@ -47,17 +58,22 @@ def compile_encoder(cls: type, version: int) -> Writer:
     return _struct_writer(cls, version, version >= info_of(cls).flexible)
 
 
-@functools.cache
-def tags_reader(cls: type, version: int) -> Callable[[memoryview, int, Any], int]:
+def tags_reader(
+    cls: type, version: int, counts: CountReaders = UNLIMITED
+) -> Callable[[memoryview, int, Any], int]:
     """A reader of the tagged fields that end a struct: (buf, pos, obj) -> pos, sets attributes."""
     known = {
-        spec.tag: (spec.name, compile_reader(spec.kind, version, True, spec.is_nullable(version)))
+        spec.tag: (
+            spec.name,
+            compile_reader(spec.kind, version, True, spec.is_nullable(version), counts),
+        )
         for spec in specs_of(cls)
         if spec.tag is not None and spec.active(version)
     }
+    read_count = counts.tagged_fields
 
     def read(buf: memoryview, pos: int, obj: Any) -> int:
-        count, pos = wire.read_uvarint(buf, pos)
+        count, pos = read_count(buf, pos)
         for _ in range(count):
             tag, pos = wire.read_uvarint(buf, pos)
             size, pos = wire.read_uvarint(buf, pos)
@@ -139,20 +155,21 @@ def _layout(run: list[FieldSpec]) -> pystruct.Struct | None:
     return pystruct.Struct(">" + codes) if run else None
 
 
-def _struct_reader(cls: type, version: int, flexible: bool) -> Reader:
+def _struct_reader(cls: type, version: int, flexible: bool, counts: CountReaders) -> Reader:
     segments = []
     for run, last in _runs(cls, version):
         layout = _layout(run)
         reader = None
         if last is not None:
-            reader = compile_reader(last.kind, version, flexible, last.is_nullable(version))
+            nullable = last.is_nullable(version)
+            reader = compile_reader(last.kind, version, flexible, nullable, counts)
         size = layout.size if layout else 0
         segments.append((layout.unpack_from if layout else None, size, reader))
     on_wire, specs = _on_wire(cls, version), specs_of(cls)
     end = specs.index(on_wire[-1]) if on_wire else 0
     # Fields that this version lacks, but that precede one it has, are filled in by position.
     gaps = [(i, spec.default_value) for i, spec in enumerate(specs[:end]) if spec not in on_wire]
-    read_tags = tags_reader(cls, version) if flexible else None
+    read_tags = tags_reader(cls, version, counts) if flexible else None
 
     def read(buf: memoryview, pos: int) -> tuple[Any, int]:
         values: list[Any] = []
@@ -175,12 +192,18 @@ def _struct_reader(cls: type, version: int, flexible: bool) -> Reader:
     return read
 
 
-def compile_reader(kind: Kind, version: int, flexible: bool, nullable: bool = False) -> Reader:
+def compile_reader(
+    kind: Kind,
+    version: int,
+    flexible: bool,
+    nullable: bool = False,
+    counts: CountReaders = UNLIMITED,
+) -> Reader:
     """The reader of one value of any type: (buf, pos) -> (value, pos)."""
     if isinstance(kind, type):
-        return _struct_reader(kind, version, flexible)
+        return _struct_reader(kind, version, flexible, counts)
     if isinstance(kind, Array):
-        return _array_reader(kind.item, version, flexible, nullable)
+        return _array_reader(kind.item, version, flexible, nullable, counts)
     if isinstance(kind, Primitive):
         layout = pystruct.Struct(">" + kind.code)
         return lambda buf, pos: (layout.unpack_from(buf, pos)[0], pos + layout.size)
@@ -202,13 +225,15 @@ def compile_reader(kind: Kind, version: int, flexible: bool, nullable: bool = Fa
     return read
 
 
-def _array_reader(item: Kind, version: int, flexible: bool, nullable: bool) -> Reader:
+def _array_reader(
+    item: Kind, version: int, flexible: bool, nullable: bool, counts: CountReaders
+) -> Reader:
     item_bytes_min = _size_bytes_min(item, version, flexible)
     if item_bytes_min == 0:
         raise TypeError(f"an item of an array must take at least one byte: {item}")
-    read_count = wire.read_compact_count if flexible else wire.read_count
+    read_count = counts.compact_array if flexible else counts.array
     code = _one_letter_code(item)
-    reader = compile_reader(item, version, flexible, False)
+    reader = compile_reader(item, version, flexible, False, counts)
 
     def read(buf: memoryview, pos: int) -> tuple[list[Any] | None, int]:
         count, pos = read_count(buf, pos, item_bytes_min)

@@ -4,8 +4,10 @@ A request frame is decoded without its 4-byte size, which the connection has alr
 response is encoded with it. Records are slices of the frame on decode and stay separate buffers on
 encode, so that megabytes are never copied here.
 
-Invariants: any bytes give a message, a DecodeError or an UnsupportedVersion, and in time in
-proportion to the frame; a message ends exactly where its frame ends (one client's bug excepted).
+Invariants: any bytes give a message, a DecodeError or an UnsupportedVersion, and in bounded time:
+a request has at most wire.ITEMS_MAX items, and only Produce may be larger than
+api.REQUEST_BYTES_MAX. A message ends exactly where its
+frame ends (one client's bug excepted).
 
 Source: Kafka's RequestHeader v1 and v2, ResponseHeader v0 and v1 (KIP-482, KIP-511).
 """
@@ -19,16 +21,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from kafka_protocol import wire
-from kafka_protocol.api import SUPPORTED
+from kafka_protocol.api import SUPPORTED, ApiSpec
 from kafka_protocol.api_key import ApiKey
-from kafka_protocol.closures import compile_decoder, compile_encoder
+from kafka_protocol.closures import compile_decoder, compile_encoder, limited_decoder
 from kafka_protocol.errors import DecodeError, UnsupportedVersion
 from kafka_protocol.messages import fetch, produce
 from kafka_protocol.schema import info_of
-from kafka_protocol.wire import Buffer, PartsWriter, Reader
+from kafka_protocol.wire import (
+    ITEMS_MAX,
+    UNLIMITED,
+    Buffer,
+    CountReaders,
+    PartsWriter,
+    Reader,
+    limited_counts,
+)
 
 # The four hot messages: functions by hand that are used instead of the compiled closures.
-HAND_DECODERS: dict[type, Callable[[int], Reader]] = {
+HAND_DECODERS: dict[type, Callable[[int, CountReaders], Reader]] = {
     produce.ProduceRequest: produce.request_decoder,
     fetch.FetchRequest: fetch.request_decoder,
 }
@@ -80,8 +90,11 @@ def decode_request(frame: memoryview) -> tuple[RequestHeader, Any]:
             header.client_id = str(frame[10:pos], "utf-8")
         elif length != -1:
             raise DecodeError(f"negative client id length {length}", 8)
+        counts = UNLIMITED
+        if len(frame) > ITEMS_MAX:  # a shorter one cannot have more items: each takes a byte
+            decode, counts = _limited_decoder(SUPPORTED[api_key], api_version, len(frame))
         if flexible:
-            pos = wire.skip_tagged_fields(frame, pos) if frame[pos] else pos + 1
+            pos = wire.skip_tagged_fields(frame, pos, counts) if frame[pos] else pos + 1
         message, pos = decode(frame, pos)
         if pos != len(frame) and not _is_stray_metadata_end(header, pos, len(frame)):
             raise _wrong_end(pos, len(frame))
@@ -153,8 +166,21 @@ def decode_response(api_key: int, version: int, frame: memoryview) -> tuple[int,
 def _decoder(api_key: int, version: int) -> tuple[Reader, bool]:
     spec = SUPPORTED[api_key]
     by_hand = HAND_DECODERS.get(spec.request)
-    decode = by_hand(version) if by_hand is not None else compile_decoder(spec.request, version)
-    return decode, version >= spec.first_flexible
+    if by_hand is not None:
+        return by_hand(version, UNLIMITED), version >= spec.first_flexible
+    return compile_decoder(spec.request, version), version >= spec.first_flexible
+
+
+def _limited_decoder(spec: ApiSpec, version: int, size_bytes: int) -> tuple[Reader, CountReaders]:
+    """A decoder for one large request only, that counts its items; made in some microseconds."""
+    bytes_max = spec.request_bytes_max
+    if bytes_max is not None and size_bytes > bytes_max:
+        raise DecodeError(f"request of {size_bytes} bytes, {bytes_max} allowed (REQUEST_BYTES_MAX)")
+    counts = limited_counts(ITEMS_MAX)
+    by_hand = HAND_DECODERS.get(spec.request)
+    if by_hand is not None:
+        return by_hand(version, counts), counts
+    return limited_decoder(spec.request, version, counts), counts
 
 
 def _request_decoder(api_key: int, version: int) -> tuple[Reader | None, bool]:

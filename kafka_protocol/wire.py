@@ -11,6 +11,7 @@ Source: Apache Kafka's protocol guide, "Protocol Primitive Types"; varints are P
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from struct import Struct
 from typing import Any, TypeAlias
 
@@ -22,6 +23,13 @@ Reader: TypeAlias = Callable[[memoryview, int], tuple[Any, int]]
 Writer: TypeAlias = Callable[[bytearray, Any], None]
 # Appends to the first argument and returns the buffers of the whole message, the first one first.
 PartsWriter: TypeAlias = Callable[[bytearray, Any], list[Buffer]]
+
+# Array items and tagged fields that one request may have, those of all its arrays together. An
+# item costs about a microsecond and a hundred bytes of memory but as little as two bytes of frame,
+# so without a limit a legal frame stops a shard for a minute. The largest request that makes sense
+# is a Fetch that names each of a large broker's 20,000 partitions in a topic of its own, and as
+# many to forget: 80,000.
+ITEMS_MAX = 100_000
 
 NO_UUID = bytes(16)
 
@@ -195,9 +203,52 @@ def write_compact_string(out: bytearray, value: str) -> None:
     out += raw
 
 
-def skip_tagged_fields(buf: memoryview, pos: int) -> int:
+@dataclass(frozen=True, slots=True)
+class CountReaders:
+    """How a decoder reads the counts that make it loop: as they come, or against a limit."""
+
+    array: Callable[[memoryview, int, int], tuple[int, int]]
+    compact_array: Callable[[memoryview, int, int], tuple[int, int]]
+    tagged_fields: Callable[[memoryview, int], tuple[int, int]]
+
+
+UNLIMITED = CountReaders(read_count, read_compact_count, read_uvarint)
+
+
+def limited_counts(items_max: int) -> CountReaders:
+    """Count readers that allow so many items together: for one message, never used again."""
+    left = items_max
+
+    def take(count: int, pos: int) -> None:
+        nonlocal left
+        if count > left:
+            raise DecodeError(
+                f"more than {items_max} array items and tagged fields (ITEMS_MAX)", pos
+            )
+        if count > 0:  # -1 is null
+            left -= count
+
+    def array(buf: memoryview, pos: int, item_bytes_min: int) -> tuple[int, int]:
+        count, pos = read_count(buf, pos, item_bytes_min)
+        take(count, pos)
+        return count, pos
+
+    def compact_array(buf: memoryview, pos: int, item_bytes_min: int) -> tuple[int, int]:
+        count, pos = read_compact_count(buf, pos, item_bytes_min)
+        take(count, pos)
+        return count, pos
+
+    def tagged_fields(buf: memoryview, pos: int) -> tuple[int, int]:
+        count, pos = read_uvarint(buf, pos)
+        take(count, pos)
+        return count, pos
+
+    return CountReaders(array, compact_array, tagged_fields)
+
+
+def skip_tagged_fields(buf: memoryview, pos: int, counts: CountReaders = UNLIMITED) -> int:
     """Step over a section of tagged fields, whatever they hold (KIP-482); returns its end."""
-    count, pos = read_uvarint(buf, pos)
+    count, pos = counts.tagged_fields(buf, pos)
     for _ in range(count):
         _tag, pos = read_uvarint(buf, pos)
         size, pos = read_uvarint(buf, pos)

@@ -34,7 +34,7 @@ from kafka_protocol.schema import (
     message,
     struct,
 )
-from kafka_protocol.wire import Buffer, PartsWriter, Reader
+from kafka_protocol.wire import UNLIMITED, Buffer, CountReaders, PartsWriter, Reader
 
 FLEXIBLE = 12
 # Records up to this size are copied into the reply: one more buffer costs the transport more.
@@ -187,13 +187,14 @@ def _legacy_partition_layout(version: int) -> tuple[Struct, Callable[..., FetchP
     return _PARTITION_V4, _partition_v4
 
 
-def request_decoder(version: int) -> Reader:
+def request_decoder(version: int, counts: CountReaders = UNLIMITED) -> Reader:
     """The hand-written decoder of FetchRequest: (buf, pos) -> (request, pos)."""
     flexible = version >= FLEXIBLE
-    read_topics = _flexible_topics(version) if flexible else _legacy_topics(version)
+    make_topics = _flexible_topics if flexible else _legacy_topics
+    read_topics = make_topics(version, counts)
     read_rack = wire.read_compact_string if flexible else wire.read_string
-    read_forgotten = compile_reader(Array(ForgottenTopic), version, flexible)
-    request_tags = tags_reader(FetchRequest, version)
+    read_forgotten = compile_reader(Array(ForgottenTopic), version, flexible, False, counts)
+    request_tags = tags_reader(FetchRequest, version, counts)
 
     def decode(buf: memoryview, pos: int) -> tuple[FetchRequest, int]:
         replica, session, epoch = -1, 0, -1
@@ -234,18 +235,19 @@ def request_decoder(version: int) -> Reader:
     return decode
 
 
-def _legacy_topics(version: int) -> Reader:
+def _legacy_topics(version: int, counts: CountReaders) -> Reader:
     layout, make = _legacy_partition_layout(version)
     unpack, size = layout.unpack_from, layout.size
+    read_count = counts.array
 
     def read(buf: memoryview, pos: int) -> tuple[list[FetchTopic], int]:
-        topic_count, pos = wire.read_count(buf, pos, 6)
+        topic_count, pos = read_count(buf, pos, 6)
         if topic_count < 0:
             raise DecodeError("null array where null is not allowed", pos)
         topics = []
         for _ in range(topic_count):
             name, pos = wire.read_string(buf, pos)
-            count, pos = wire.read_count(buf, pos, size)
+            count, pos = read_count(buf, pos, size)
             if count < 0:
                 raise DecodeError("null array where null is not allowed", pos)
             partitions = []
@@ -258,15 +260,16 @@ def _legacy_topics(version: int) -> Reader:
     return read
 
 
-def _flexible_topics(version: int) -> Reader:
+def _flexible_topics(version: int, counts: CountReaders) -> Reader:
     by_id = version >= 13
     topic_bytes_min = 18 if by_id else 3
     unpack, size = _PARTITION_V12.unpack_from, _PARTITION_V12.size
-    topic_tags = tags_reader(FetchTopic, version)
-    partition_tags = tags_reader(FetchPartition, version)
+    topic_tags = tags_reader(FetchTopic, version, counts)
+    partition_tags = tags_reader(FetchPartition, version, counts)
+    read_count = counts.compact_array
 
     def read(buf: memoryview, pos: int) -> tuple[list[FetchTopic], int]:
-        topic_count, pos = wire.read_compact_count(buf, pos, topic_bytes_min)
+        topic_count, pos = read_count(buf, pos, topic_bytes_min)
         if topic_count < 0:
             raise DecodeError("null array where null is not allowed", pos)
         topics = []
@@ -277,7 +280,7 @@ def _flexible_topics(version: int) -> Reader:
                 pos += 16
             else:
                 name, pos = wire.read_compact_string(buf, pos)
-            count, pos = wire.read_compact_count(buf, pos, size + 1)
+            count, pos = read_count(buf, pos, size + 1)
             if count < 0:
                 raise DecodeError("null array where null is not allowed", pos)
             partitions = []

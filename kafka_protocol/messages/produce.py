@@ -30,7 +30,7 @@ from kafka_protocol.schema import (
     message,
     struct,
 )
-from kafka_protocol.wire import Buffer, PartsWriter, Reader
+from kafka_protocol.wire import UNLIMITED, Buffer, CountReaders, PartsWriter, Reader
 
 FLEXIBLE = 9
 
@@ -108,50 +108,57 @@ _PARTITION_V3 = Struct(">ihqq").pack
 _PARTITION_V5 = Struct(">ihqqq").pack
 
 
-def request_decoder(version: int) -> Reader:
+def request_decoder(version: int, counts: CountReaders = UNLIMITED) -> Reader:
     """The hand-written decoder of ProduceRequest: (buf, pos) -> (request, pos)."""
-    return _flexible_decoder(version) if version >= FLEXIBLE else _decode_legacy
+    flexible = version >= FLEXIBLE
+    return _flexible_decoder(version, counts) if flexible else _legacy_decoder(counts)
 
 
-def _decode_legacy(buf: memoryview, pos: int) -> tuple[ProduceRequest, int]:
-    transactional_id, pos = wire.read_nullable_string(buf, pos)
-    acks, timeout_ms = _ACKS_TIMEOUT(buf, pos)
-    topic_count, pos = wire.read_count(buf, pos + 6, 6)
-    if topic_count < 0:
-        raise DecodeError("null array where null is not allowed", pos)
-    topics = []
-    for _ in range(topic_count):
-        name, pos = wire.read_string(buf, pos)
-        count, pos = wire.read_count(buf, pos, 8)
-        if count < 0:
+def _legacy_decoder(counts: CountReaders) -> Reader:
+    read_count = counts.array
+
+    def decode(buf: memoryview, pos: int) -> tuple[ProduceRequest, int]:
+        transactional_id, pos = wire.read_nullable_string(buf, pos)
+        acks, timeout_ms = _ACKS_TIMEOUT(buf, pos)
+        topic_count, pos = read_count(buf, pos + 6, 6)
+        if topic_count < 0:
             raise DecodeError("null array where null is not allowed", pos)
-        partitions = []
-        for _ in range(count):
-            index, length = _INDEX_LENGTH(buf, pos)
-            pos += 8
-            if length >= 0:
-                end = pos + length
-                partitions.append(PartitionProduceData(index, buf[pos:end]))
-                pos = end
-            elif length == -1:
-                partitions.append(PartitionProduceData(index, None))
-            else:
-                raise DecodeError(f"negative length {length}", pos - 4)
-        topics.append(TopicProduceData(name, wire.NO_UUID, partitions))
-    return ProduceRequest(transactional_id, acks, timeout_ms, topics), pos
+        topics = []
+        for _ in range(topic_count):
+            name, pos = wire.read_string(buf, pos)
+            count, pos = read_count(buf, pos, 8)
+            if count < 0:
+                raise DecodeError("null array where null is not allowed", pos)
+            partitions = []
+            for _ in range(count):
+                index, length = _INDEX_LENGTH(buf, pos)
+                pos += 8
+                if length >= 0:
+                    end = pos + length
+                    partitions.append(PartitionProduceData(index, buf[pos:end]))
+                    pos = end
+                elif length == -1:
+                    partitions.append(PartitionProduceData(index, None))
+                else:
+                    raise DecodeError(f"negative length {length}", pos - 4)
+            topics.append(TopicProduceData(name, wire.NO_UUID, partitions))
+        return ProduceRequest(transactional_id, acks, timeout_ms, topics), pos
+
+    return decode
 
 
-def _flexible_decoder(version: int) -> Reader:
+def _flexible_decoder(version: int, counts: CountReaders) -> Reader:
     by_id = version >= 13
     topic_bytes_min = 18 if by_id else 3
-    request_tags = tags_reader(ProduceRequest, version)
-    topic_tags = tags_reader(TopicProduceData, version)
-    partition_tags = tags_reader(PartitionProduceData, version)
+    request_tags = tags_reader(ProduceRequest, version, counts)
+    topic_tags = tags_reader(TopicProduceData, version, counts)
+    partition_tags = tags_reader(PartitionProduceData, version, counts)
+    read_count = counts.compact_array
 
     def decode(buf: memoryview, pos: int) -> tuple[ProduceRequest, int]:
         transactional_id, pos = wire.read_compact_nullable_string(buf, pos)
         acks, timeout_ms = _ACKS_TIMEOUT(buf, pos)
-        topic_count, pos = wire.read_compact_count(buf, pos + 6, topic_bytes_min)
+        topic_count, pos = read_count(buf, pos + 6, topic_bytes_min)
         if topic_count < 0:
             raise DecodeError("null array where null is not allowed", pos)
         topics = []
@@ -162,7 +169,7 @@ def _flexible_decoder(version: int) -> Reader:
                 pos += 16
             else:
                 name, pos = wire.read_compact_string(buf, pos)
-            count, pos = wire.read_compact_count(buf, pos, 6)
+            count, pos = read_count(buf, pos, 6)
             if count < 0:
                 raise DecodeError("null array where null is not allowed", pos)
             partitions = []
