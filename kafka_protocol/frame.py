@@ -6,8 +6,11 @@ encode, so that megabytes are never copied here.
 
 Invariants: any bytes give a message, a DecodeError or an UnsupportedVersion, and in bounded time:
 a request has at most wire.ITEMS_MAX items, and only Produce may be larger than
-api.REQUEST_BYTES_MAX. A message ends exactly where its
-frame ends (one client's bug excepted).
+api.REQUEST_BYTES_MAX. A message ends exactly where its frame ends.
+
+That last rule is ours: Kafka ignores the bytes that follow a request (RequestContext.parseRequest
+does not look at what remains). Here they are a DecodeError, since they show that one side
+misunderstands the other; the one known client that sends some is let through, see _is_stray_end.
 
 Source: Kafka's RequestHeader v1 and v2, ResponseHeader v0 and v1 (KIP-482, KIP-511).
 """
@@ -50,7 +53,6 @@ HAND_ENCODERS: dict[type, Callable[[int], PartsWriter]] = {
 _REQUEST_HEADER = pystruct.Struct(">hhih")
 _REQUEST_HEADER_FIXED = pystruct.Struct(">hhi")
 _RESPONSE_HEADER = pystruct.Struct(">ii")
-_STRAY_METADATA_BYTES = 3
 _SIZE = pystruct.Struct(">i")
 # What Python raises when a reader runs into the end of the frame, or into text that is not UTF-8.
 _BAD_BYTES = (IndexError, pystruct.error, UnicodeDecodeError, OverflowError)
@@ -96,7 +98,7 @@ def decode_request(frame: memoryview) -> tuple[RequestHeader, Any]:
         if flexible:
             pos = wire.skip_tagged_fields(frame, pos, counts) if frame[pos] else pos + 1
         message, pos = decode(frame, pos)
-        if pos != len(frame) and not _is_stray_metadata_end(header, pos, len(frame)):
+        if pos != len(frame) and not _is_stray_end(header, message, len(frame) - pos):
             raise _wrong_end(pos, len(frame))
     except DecodeError as error:
         if header is not None:
@@ -220,14 +222,20 @@ def _client_id_or_none(frame: memoryview, length: int) -> str | None:
     return str(frame[10 : 10 + length], "utf-8", "replace")
 
 
-def _is_stray_metadata_end(header: RequestHeader, pos: int, size_bytes: int) -> bool:
-    """Whether these are the bytes that librdkafka (2.2 or newer) sends too many.
+def _is_stray_end(header: RequestHeader, message: Any, stray_bytes: int) -> bool:
+    """Whether these are the bytes that librdkafka (2.1.0 and newer) sends too many.
 
-    It asks for all topics with Metadata v9+ by a null array length that it means to be 1 byte and
-    sends as 4 (confluentinc/librdkafka#5049). Kafka ignores what follows a request; read like
-    that, the fields in between are the ones it means.
+    It asks for all topics with Metadata v9+ by a null array that it writes as 4 zero bytes, where
+    a compact null is one (confluentinc/librdkafka#5049). Kafka reads the other three as the fields
+    that follow, all false, and ignores the rest. That is 3 bytes, or 1 in v9 and v10 if auto
+    creation is allowed: its flag then stands where the count of tagged fields is read.
     """
-    return header.api_key == ApiKey.METADATA and size_bytes - pos == _STRAY_METADATA_BYTES
+    return (
+        header.api_key == ApiKey.METADATA
+        and header.api_version >= SUPPORTED[ApiKey.METADATA].first_flexible
+        and message.topics is None
+        and (stray_bytes == 3 or (stray_bytes == 1 and header.api_version <= 10))
+    )
 
 
 def _wrong_end(pos: int, size_bytes: int) -> DecodeError:

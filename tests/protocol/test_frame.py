@@ -55,12 +55,36 @@ def test_bytes_after_a_request_are_a_decode_error(case: Case) -> None:
         frame.decode_request(memoryview(case.frame + b"\0"))
 
 
-def test_librdkafka_asks_for_all_topics_with_three_stray_bytes() -> None:
-    body = "0003000d00000003000772646b61666b6100" + "00000000" + "010000"  # sent by 2.16.0
-    header, request = frame.decode_request(memoryview(bytes.fromhex(body)))
+@pytest.mark.parametrize(
+    ("version", "body"),
+    [
+        (13, "00000000 01 00 00"),  # sent by 2.16.0: auto creation, topic operations, no tags
+        (12, "00000000 00 00 00"),
+        (9, "00000000 00 00 00 00"),  # v9 and v10 have cluster operations too
+        (9, "00000000 01 00 00 00"),  # auto creation is read as the count of tagged fields
+        (10, "00000000 01 00 00 00"),
+    ],
+)
+def test_librdkafka_asks_for_all_topics_with_stray_bytes(version: int, body: str) -> None:
+    """It writes null as 4 zero bytes instead of 1; the fields are read as Kafka reads them."""
+    data = bytes.fromhex(f"0003{version:04x}000000030007 72646b61666b61 00" + body)
+    header, request = frame.decode_request(memoryview(data))
     assert header.client_id == "rdkafka"
     assert request.topics is None
     assert not request.allow_auto_topic_creation
+    with pytest.raises(DecodeError, match="after the end"):
+        frame.decode_request(memoryview(data + b"\0"))
+
+
+@pytest.mark.parametrize("stray_bytes", [1, 3])
+@pytest.mark.parametrize(("version", "topics"), [(9, ["t"]), (12, []), (8, None), (1, None)])
+def test_stray_bytes_are_refused_where_librdkafka_sends_none(
+    version: int, topics: list[str] | None, stray_bytes: int
+) -> None:
+    named = topics and [metadata.MetadataRequestTopic(name=name) for name in topics]
+    data = frame.encode_request(metadata.MetadataRequest(named), version, 1, None)[4:]
+    with pytest.raises(DecodeError, match=f"{stray_bytes} bytes after the end"):
+        frame.decode_request(memoryview(data + bytes(stray_bytes)))
 
 
 @pytest.mark.parametrize("case", RESPONSES, ids=_id)
