@@ -2,8 +2,9 @@
 
 Which process: supervisor.  HTTP/1.1 by h11 (sans-io) over asyncio streams; h11 is imported with
 the first request, to keep it out of the start.  Invariants: a connection that does not complete a
-request within admin_idle_s is closed; headers are bounded; no more than admin_connections_max
-connections are open; nothing here can change the broker.
+request within admin_idle_s, or does not read its reply in that time, is closed; headers are
+bounded; no more than admin_connections_max connections are open; nothing here can change the
+broker.
 """
 
 from __future__ import annotations
@@ -68,8 +69,11 @@ class AdminServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await _Connection(self, reader, writer).run()
-        except (ConnectionError, TimeoutError):
-            pass  # the client is gone, or idle
+        except ConnectionError:
+            pass  # the client is gone
+        except TimeoutError:
+            # Idle, or it does not read: a close would wait for it to take the rest of its reply.
+            writer.transport.abort()
         finally:
             writer.close()
 
@@ -161,7 +165,8 @@ class _Connection:
         data = self._http.send(h11.Data(data=body))
         end = self._http.send(h11.EndOfMessage())
         self._writer.write((head or b"") + (data or b"") + (end or b""))
-        await self._writer.drain()
+        async with asyncio.timeout(self._server.config.admin_idle_s):
+            await self._writer.drain()
 
 
 def _error(text: str) -> bytes:

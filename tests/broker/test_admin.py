@@ -31,6 +31,7 @@ class Admin:
         self.config = Config(data_dir=Path("/data"), **config)
         self.status: tuple[bool, dict[str, Any]] = (True, {"status": "ready"})
         self.broken = False
+        self.exposition = b"rpk_up 1\n"
         self.log = SilentLog()
         self.server = AdminServer(self.config, lambda: self.status, self.metrics, self.log)
         self.port = 0
@@ -38,7 +39,7 @@ class Admin:
     async def metrics(self) -> bytes:
         if self.broken:
             raise RuntimeError("no metrics today")
-        return b"rpk_up 1\n"
+        return self.exposition
 
     async def start(self) -> None:
         listener = socket.create_server(("127.0.0.1", 0))
@@ -159,6 +160,27 @@ def test_an_idle_connection_is_closed() -> None:
         assert await admin.send(b"GET / HTT") == b""
 
     run(scenario, admin_idle_s=0.05)
+
+
+def test_a_client_that_does_not_read_makes_room_for_others() -> None:
+    async def scenario(admin: Admin) -> None:
+        admin.exposition = b"x" * (32 * 1024 * 1024)  # more than the kernel buffers
+        deaf = socket.create_connection(("127.0.0.1", admin.port))
+        deaf.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(deaf, b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n")
+        await loop.sock_recv(deaf, 1)
+        status = 0
+        while status != 200:
+            answer = await admin.send(b"GET /v1/status/ready HTTP/1.0\r\nhost: a\r\n\r\n")
+            status = split(answer)[0] if answer else 0
+        got = 1
+        while data := await loop.sock_recv(deaf, 1024 * 1024):
+            got += len(data)
+        assert got < len(admin.exposition)
+        deaf.close()
+
+    run(scenario, admin_connections_max=1, admin_idle_s=0.1)
 
 
 def test_more_connections_than_allowed_are_closed_at_once() -> None:
