@@ -13,7 +13,8 @@ Behaviour:  topics are answered in the order of the request, each once, however 
             where client and broker allow it, its creation starts then, and the client's
             retry finds it. An unknown id is UNKNOWN_TOPIC_ID with a null name; ids never create.
             An id or a null name before v12 is INVALID_REQUEST for every topic of the request.
-            A partition whose leader is not live has LEADER_NOT_AVAILABLE and leader -1. Nodes
+            A partition whose leader is not live, or whose log is offline on this shard, has
+            LEADER_NOT_AVAILABLE, leader -1 and its leader among the offline replicas. Nodes
             without an address of their own are answered with the one this client connected to.
             The controller is a live node. Authorized operations are all of them, when asked for.
 Deviations: Kafka ignores topics given by name in a v12+ request that also has ids; here each
@@ -41,7 +42,7 @@ from rpk_py.cluster_view import (
     controller_id,
 )
 from rpk_py.context import RequestContext
-from rpk_py.metadata.state import NodeState, PartitionState, TopicState
+from rpk_py.metadata.state import PartitionState, TopicState
 from rpk_py.metadata.topic_plan import name_problem
 
 _NO_ID: Final = bytes(16)
@@ -68,8 +69,7 @@ def handle(ctx: RequestContext, request: MetadataRequest) -> MetadataResponse:
         operations = TOPIC_OPERATIONS
     asked = request.topics
     if asked is None or (not asked and ctx.api_version < _NULL_MEANS_ALL_SINCE):
-        nodes = state.nodes
-        response.topics = [_found(topic, nodes, operations) for topic in state.topics.values()]
+        response.topics = [_found(ctx, topic, operations) for topic in state.topics.values()]
     elif ctx.api_version < _TOPICS_BY_ID_SINCE and any(map(_is_by_id, asked)):
         response.error_code = ErrorCode.INVALID_REQUEST
         response.topics = [
@@ -110,7 +110,7 @@ def _lookup(
         else:
             topic = state.topics.get(key)
         if topic is not None:
-            answers[key] = _found(topic, state.nodes, operations)
+            answers[key] = _found(ctx, topic, operations)
         elif isinstance(key, bytes):
             answers[key] = MetadataResponseTopic(ErrorCode.UNKNOWN_TOPIC_ID, None, key)
         else:
@@ -127,22 +127,27 @@ def _unknown_name(ctx: RequestContext, name: str, may_create: bool) -> ErrorCode
     return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
 
 
-def _found(
-    topic: TopicState, nodes: dict[int, NodeState], operations: int
-) -> MetadataResponseTopic:
+def _found(ctx: RequestContext, topic: TopicState, operations: int) -> MetadataResponseTopic:
     return MetadataResponseTopic(
         ErrorCode.NONE,
         topic.name,
         topic.topic_id,
         topic.internal,
-        [_partition(partition, nodes) for partition in topic.partitions],
+        [_partition(ctx, topic, partition) for partition in topic.partitions],
         operations,
     )
 
 
-def _partition(partition: PartitionState, nodes: dict[int, NodeState]) -> MetadataResponsePartition:
+def _partition(
+    ctx: RequestContext, topic: TopicState, partition: PartitionState
+) -> MetadataResponsePartition:
     error, leader = ErrorCode.NONE, partition.leader
-    if leader not in nodes:
+    nodes = ctx.broker.metadata.state.nodes
+    offline = [node_id for node_id in partition.replicas if node_id not in nodes]
+    led = ctx.broker.partitions.get_by_id(topic.topic_id, partition.index)
+    if led is not None and led.offline:
+        offline.append(ctx.broker.node_id)
+    if leader not in nodes or leader in offline:
         error, leader = ErrorCode.LEADER_NOT_AVAILABLE, -1
     return MetadataResponsePartition(
         error,
@@ -151,5 +156,5 @@ def _partition(partition: PartitionState, nodes: dict[int, NodeState]) -> Metada
         partition.leader_epoch,
         partition.replicas,
         partition.isr,
-        [node_id for node_id in partition.replicas if node_id not in nodes],
+        offline,
     )

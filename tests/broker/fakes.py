@@ -98,9 +98,13 @@ class FakePartitions:
 
     def __init__(self) -> None:
         self.by_name: dict[tuple[str, int], FakePartition] = {}
+        self.by_id: dict[tuple[bytes, int], FakePartition] = {}
 
     def get(self, topic: str, index: int) -> FakePartition | None:
         return self.by_name.get((topic, index))
+
+    def get_by_id(self, topic_id: bytes, index: int) -> FakePartition | None:
+        return self.by_id.get((topic_id, index))
 
     why_missing = PartitionTable.why_missing
 
@@ -179,7 +183,9 @@ class FakeBroker:
         self.metadata.state.add_topic(topic)
         for index, leader in enumerate(leaders):
             if leader == self.node_id:
-                self.partitions.by_name[name, index] = FakePartition(name, index, leader_epoch=5)
+                partition = FakePartition(name, index, leader_epoch=5)
+                self.partitions.by_name[name, index] = partition
+                self.partitions.by_id[topic.topic_id, index] = partition
         return topic
 
 

@@ -201,6 +201,22 @@ def test_a_partition_whose_leader_is_gone_says_so(version: int) -> None:
     assert response.topics[0].error_code == ErrorCode.NONE
 
 
+@pytest.mark.parametrize("version", ALL_VERSIONS)
+@pytest.mark.parametrize("everything", [True, False])
+def test_a_partition_that_is_offline_here_has_no_leader(version: int, everything: bool) -> None:
+    broker = FakeBroker()
+    broker.add_topic("orders", 1, 1)
+    broker.partitions.by_name["orders", 0].offline = True
+    request = MetadataRequest([] if version == 0 else None) if everything else named("orders")
+    (topic,) = ask(metadata.handle, broker, version, request).topics
+    offline, fine = topic.partitions
+    assert (offline.error_code, offline.leader_id) == (ErrorCode.LEADER_NOT_AVAILABLE, -1)
+    assert (offline.replica_nodes, offline.isr_nodes) == ([1], [1])
+    assert offline.offline_replicas == ([1] if version >= 5 else [])
+    assert (fine.error_code, fine.leader_id, fine.offline_replicas) == (ErrorCode.NONE, 1, [])
+    assert topic.error_code == ErrorCode.NONE
+
+
 def test_internal_topics_are_marked() -> None:
     broker = FakeBroker()
     broker.add_topic("__consumer_offsets", 1)
