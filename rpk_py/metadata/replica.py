@@ -39,6 +39,9 @@ from rpk_py.metadata.state import (
 _REPLY_GRACE_S = 0.5
 _ALLOCATE_TIMEOUT_S = 30.0
 _AUTO_CREATE_TIMEOUT_MS = 30_000
+# Names that are being created automatically at a time: a Metadata request may hold any number of
+# them, and whoever asks for more asks again.
+AUTO_CREATING_MAX = 100
 _TIMED_OUT = "The controller did not answer in time; the request may still take effect."
 _BUSY = "Too many metadata requests wait for the controller; try again."
 
@@ -86,6 +89,7 @@ class MetadataReplica:
         self._loaded = asyncio.Event()
         self._is_lost = False
         self._auto_creating: set[str] = set()
+        self._auto_waiting: list[str] = []  # of those, the ones that no request carries yet
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -160,27 +164,32 @@ class MetadataReplica:
         return reply["first"], reply["count"]
 
     def auto_create(self, name: str) -> None:
-        """Create a topic with the defaults in the background; once in flight for each name."""
+        """Create a topic with the defaults in the background; once in flight for each name.
+
+        One request at a time carries all the names that came up since the last one.
+        """
         if name in self._auto_creating or name in self.state.topics:
             return
-        if len(self._auto_creating) >= self._requests_max:
+        if len(self._auto_creating) >= AUTO_CREATING_MAX:
             return  # the client asks again
+        if not self._auto_creating:
+            self._spawn(self._auto_create())
         self._auto_creating.add(name)
-        self._spawn(self._auto_create(name))
+        self._auto_waiting.append(name)
 
-    async def _auto_create(self, name: str) -> None:
-        try:
-            spec = TopicSpec(name)
-            (result,) = await self.create_topics([spec], _AUTO_CREATE_TIMEOUT_MS, False)
-            if result.error_code not in (ErrorCode.NONE, ErrorCode.TOPIC_ALREADY_EXISTS):
-                self._log.warning(
-                    "a topic could not be created automatically",
-                    topic=name,
-                    error=ErrorCode(result.error_code).name,
-                    reason=result.error_message,
-                )
-        finally:
-            self._auto_creating.discard(name)
+    async def _auto_create(self) -> None:
+        while self._auto_waiting:
+            names, self._auto_waiting = self._auto_waiting, []
+            specs = [TopicSpec(name) for name in names]
+            for result in await self.create_topics(specs, _AUTO_CREATE_TIMEOUT_MS, False):
+                if result.error_code not in (ErrorCode.NONE, ErrorCode.TOPIC_ALREADY_EXISTS):
+                    self._log.warning(
+                        "a topic could not be created automatically",
+                        topic=result.name,
+                        error=ErrorCode(result.error_code).name,
+                        reason=result.error_message,
+                    )
+            self._auto_creating.difference_update(names)
 
     async def _request(self, message: Json, timeout_s: float) -> Json:
         if len(self._pending) >= self._requests_max:

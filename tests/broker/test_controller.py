@@ -19,7 +19,7 @@ from kafka_protocol.errors import ErrorCode
 from rpk_py.config import Config
 from rpk_py.metadata.controller import Controller, take_leadership_blocking
 from rpk_py.metadata.placement import led_by
-from rpk_py.metadata.replica import MetadataReplica, open_replica
+from rpk_py.metadata.replica import AUTO_CREATING_MAX, MetadataReplica, open_replica
 from rpk_py.metadata.requests import (
     TopicResult,
     TopicSpec,
@@ -515,6 +515,54 @@ def test_auto_creation_asks_once_for_a_name_that_many_clients_want() -> None:
         await until(lambda: "t" in one.state.topics)
         one.auto_create("t")
         assert len(cluster.store.deltas) == 1
+
+    run(scenario)
+
+
+def test_names_of_one_moment_are_created_by_one_request() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        one = await cluster.add_shard()
+        for name in ("a", "b", "c"):
+            one.auto_create(name)
+        await until(lambda: len(one.state.topics) == 3)
+        assert len(cluster.store.deltas) == 1
+        await until(lambda: not one._auto_creating)
+        one.auto_create("d")
+        await until(lambda: "d" in one.state.topics)
+
+    run(scenario)
+
+
+def test_names_that_come_up_during_a_creation_are_created_after_it() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        one = await cluster.add_shard()
+        cluster.store.gate.clear()
+        one.auto_create("a")
+        await until(lambda: bool(one._pending))
+        one.auto_create("b")
+        one.auto_create("c")
+        one.auto_create("b")
+        cluster.store.gate.set()
+        await until(lambda: len(one.state.topics) == 3)
+        assert len(cluster.store.deltas) == 2
+
+    run(scenario)
+
+
+def test_a_flood_of_unknown_names_leaves_room_for_other_requests() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        one = await cluster.add_shard()
+        cluster.store.gate.clear()
+        for number in range(2000):
+            one.auto_create(f"t{number}")
+        await until(lambda: bool(one._pending))
+        assert len(one._pending) == 1
+        ids = asyncio.ensure_future(one.allocate_producer_ids())
+        created = asyncio.ensure_future(one.create_topics([TopicSpec("t")], 10_000, False))
+        cluster.store.gate.set()
+        assert await ids == (0, 1000)
+        assert (await created)[0].error_code == ErrorCode.NONE
+        assert len(one.state.topics) == AUTO_CREATING_MAX + 1
 
     run(scenario)
 
