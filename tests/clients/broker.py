@@ -9,6 +9,7 @@ that range may be given the very same port as its source, talk to itself, and so
 
 from __future__ import annotations
 
+import ctypes
 import http.client
 import json
 import os
@@ -29,6 +30,9 @@ PORTS = range(11_000, 32_000)
 START_S_MAX = 30.0
 STOP_S_MAX = 20.0
 LOG_SHOWN_BYTES = 12_000
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 
 T = TypeVar("T")
 
@@ -63,6 +67,11 @@ def _runs(pid: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def _die_with_the_tests() -> None:
+    """In the child: SIGKILL when the thread that started it is gone, however the tests end."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def free_port() -> int:
@@ -143,6 +152,7 @@ class RunningBroker:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_die_with_the_tests,
             )
         try:
             wait_until(self._is_ready, "the broker is ready", START_S_MAX)
