@@ -15,6 +15,7 @@ import dataclasses
 import gc
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -42,6 +43,7 @@ from storage.disk import write_file_atomic
 
 METADATA_FILE = "metadata.db"
 STATUS_FILE = "broker.json"
+_PARTITION_DIRECTORY = re.compile(r".+-\d+")  # <topic>-<partition>
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,12 @@ def _prepare(config: Config, log: Any) -> _Prepared:
     admin = listeners.bind(
         config.admin_host, config.admin_port, config.admin_connections_max, "--admin-addr"
     )
-    store = SqliteStore(config.data_dir / METADATA_FILE, config.host_id, _random_id)
+    store = SqliteStore(
+        config.data_dir / METADATA_FILE,
+        config.host_id,
+        _random_id,
+        check_new=lambda: _refuse_unknown_partitions(config.data_dir),
+    )
     try:
         store.open()
         state = store.load()
@@ -114,6 +121,25 @@ def _prepare(config: Config, log: Any) -> _Prepared:
     store.close()
     claimed, core_fds = cores.claim(config, log.warning)
     return _Prepared(config, state, store, kafka, admin, lock_fd, claimed, core_fds)
+
+
+def _refuse_unknown_partitions(path: Path) -> None:
+    """Without metadata there can be no partitions.  Where there are some, starting would serve a
+    broker without its topics, and a topic of the same name would be created anew.
+
+    Raises: StartupError
+    """
+    found = sorted(
+        directory.name
+        for directory in path.iterdir()
+        if _PARTITION_DIRECTORY.fullmatch(directory.name) and any(directory.glob("*.wal"))
+    )
+    if found:
+        raise StartupError(
+            f"{path / METADATA_FILE} is missing or was replaced by an empty one: it does not know"
+            f" {len(found)} partition directories here, like {found[0]}"
+            " (restore it from a backup, or move these directories away)"
+        )
 
 
 def _random_id() -> bytes:

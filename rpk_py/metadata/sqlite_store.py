@@ -52,12 +52,21 @@ class SqliteStore:
     path    the database file; its directory exists
     host_id of this broker; a data directory belongs to one host id for life
     new_id  16 random bytes that make a cluster id on first use
+    check_new  called before a new file is filled; what it raises leaves the file as it was
     """
 
-    def __init__(self, path: Path, host_id: int, new_id: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        host_id: int,
+        new_id: Callable[[], bytes],
+        check_new: Callable[[], None] = lambda: None,
+    ) -> None:
         self._path = path
         self._host_id = host_id
         self._new_id = new_id
+        self._check_new = check_new
+        self._was_open = False
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> None:
@@ -81,14 +90,19 @@ class SqliteStore:
                         f" {FORMAT_VERSION}: start a newer rpk-py on this data directory"
                     )
                 self._check_host(cursor)
-        except StoreError:
-            self.close()
-            raise
+            self._was_open = True
         except sqlite3.Error as error:
             self.close()
             raise StoreError(f"cannot open {self._path}: {error}") from error
+        except BaseException:
+            self.close()
+            raise
 
     def _create(self, cursor: sqlite3.Cursor) -> None:
+        if self._was_open:
+            # An empty one would give out producer ids that are in use.
+            raise StoreError(f"{self._path} was removed while the broker runs: restore it")
+        self._check_new()
         for statement in _SCHEMA:
             cursor.execute(statement)
         cluster_id = base64.urlsafe_b64encode(self._new_id()).decode().rstrip("=")

@@ -120,6 +120,28 @@ def test_a_data_directory_belongs_to_one_host_id(store: SqliteStore, tmp_path: P
         make_store(tmp_path, host_id=3).open()
 
 
+def test_a_new_file_is_filled_only_if_nothing_speaks_against_it(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise RuntimeError("not here")
+
+    path = tmp_path / "metadata.db"
+    for _ in range(2):  # a file that was refused is still a new one
+        with pytest.raises(RuntimeError, match="not here"):
+            SqliteStore(path, 0, lambda: bytes(16), refuse).open()
+    for store in (make_store(tmp_path), SqliteStore(path, 0, lambda: bytes(16), refuse)):
+        store.open()
+        store.close()
+
+
+def test_a_file_that_vanished_since_it_was_open_is_not_made_anew(
+    store: SqliteStore, tmp_path: Path
+) -> None:
+    store.close()
+    (tmp_path / "metadata.db").unlink()
+    with pytest.raises(StoreError, match="removed while the broker runs"):
+        store.open()
+
+
 def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "metadata.db").write_bytes(b"no database at all, but long enough" * 40)
     with pytest.raises(StoreError, match=r"cannot open .*metadata\.db"):

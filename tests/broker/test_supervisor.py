@@ -285,6 +285,38 @@ def test_partitions_move_when_there_are_fewer_shards_and_stay_when_there_are_mor
     assert start(shard_count=2).ask("topics", shard=1) == {"t": [[0, 2], [0, 2]]}
 
 
+def test_partitions_without_their_metadata_are_not_started_over(
+    start: Start, tmp_path: Path
+) -> None:
+    broker = start()
+    broker.ask("create", ["kept", 1])
+    assert broker.end() == 0
+    metadata = (broker.data_dir / "metadata.db").read_bytes()
+    (broker.data_dir / "metadata.db").unlink()
+    for name in ("kept-0", "kept-1"):
+        (broker.data_dir / name).mkdir()
+        (broker.data_dir / name / "00000000000000000000.wal").touch()
+    for _ in range(2):
+        refused = start()
+        assert refused.ended() == 1
+        assert "metadata.db is missing or was replaced" in refused.log
+        assert "2 partition directories here, like kept-0 (restore it" in refused.log
+        assert refused.log.count("\n") == 1
+    (broker.data_dir / "metadata.db").write_bytes(metadata)
+    assert start().ask("topics") == {"kept": [[0, 1]]}
+
+
+def test_old_files_that_are_no_partitions_do_not_stop_a_first_start(
+    start: Start, tmp_path: Path
+) -> None:
+    for name in ("recycle/0", "trash/old-1", "notes-1", "lost+found"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "data" / "recycle" / "0" / "1.wal").touch()
+    (tmp_path / "data" / "trash" / "old-1" / "1.wal").touch()
+    (tmp_path / "data" / "notes-2").touch()
+    assert start().ask("topics") == {}
+
+
 def test_a_second_broker_on_the_same_directory_is_refused_in_one_line(start: Start) -> None:
     first = start()
     first.ready()
