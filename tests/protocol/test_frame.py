@@ -81,8 +81,10 @@ def test_librdkafka_asks_for_all_topics_with_stray_bytes(version: int, body: str
 def test_stray_bytes_are_refused_where_librdkafka_sends_none(
     version: int, topics: list[str] | None, stray_bytes: int
 ) -> None:
-    named = topics and [metadata.MetadataRequestTopic(name=name) for name in topics]
-    data = frame.encode_request(metadata.MetadataRequest(named), version, 1, None)[4:]
+    request = metadata.MetadataRequest(None)
+    if topics is not None:
+        request.topics = [metadata.MetadataRequestTopic(name=name) for name in topics]
+    data = frame.encode_request(request, version, 1, None)[4:]
     with pytest.raises(DecodeError, match=f"{stray_bytes} bytes after the end"):
         frame.decode_request(memoryview(data + bytes(stray_bytes)))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import struct
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -137,8 +137,8 @@ def _items(value: Any, version: int, flexible: bool) -> int:
         if spec.tag is None and spec.active(version):
             total += _items(getattr(value, spec.name), version, flexible)
     if flexible:
-        section = bytearray()
-        tags_writer(type(value), version)(section, value)
+        section, cls = bytearray(), cast(Any, type(value))
+        tags_writer(cls, version)(section, value)
         total += wire.read_uvarint(memoryview(section), 0)[0]
     return total
 

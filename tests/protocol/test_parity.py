@@ -15,6 +15,7 @@ from kafka_protocol.closures import compile_decoder, compile_encoder
 from kafka_protocol.frame import HAND_DECODERS, HAND_ENCODERS
 from kafka_protocol.messages import fetch, produce
 from kafka_protocol.schema import info_of
+from kafka_protocol.wire import UNLIMITED
 from tests.protocol.values import mutants, outcome, random_value
 
 
@@ -30,7 +31,7 @@ def _id(value: Any) -> str:
 @pytest.mark.parametrize(("cls", "version"), _versions(HAND_DECODERS), ids=_id)
 def test_decoder_by_hand_agrees_with_its_schema_on_mutants(cls: Any, version: int) -> None:
     rng = random.Random(f"{cls.__name__}-{version}")
-    by_hand = HAND_DECODERS[cls](version)
+    by_hand = HAND_DECODERS[cls](version, UNLIMITED)
     compiled = compile_decoder(cls, version)
     encode = compile_encoder(cls, version)
     accepted = refused = 0
