@@ -10,11 +10,12 @@ Invariants: - a window holds 1 to 5 batches of one epoch, oldest first, base off
               that epoch must start one above it (0 follows 2147483647);
             - at most `producers_max` producers: beyond that the least recently active go, and
               are then unknown, as after an expiry.
-Rules:      the ones of Kafka's broker (protocol.md 28 to 30): a batch that equals one of the window
-            in epoch, first and last sequence is a duplicate; else the sequence must go on
-            without a gap (45), an older epoch is refused (47), a new epoch starts at 0 (45) and
-            an unknown producer may start anywhere. A retry that is older than the window is out of
-            order (45): the broker knows no offset for it, and Kafka has not sent
+Rules:      the ones of Kafka's broker (KIP-98; ProducerAppendInfo and ProducerStateEntry in
+            org.apache.kafka.storage.internals.log): a batch that equals one of the window in
+            epoch, first and last sequence is a duplicate; else the sequence must go on without a
+            gap (45), an older epoch is refused (47), a new epoch starts at 0 (45) and an unknown
+            producer may start anywhere. A retry that is older than the window is out of order
+            (45): the broker knows no offset for it, and Kafka has not sent
             DUPLICATE_SEQUENCE_NUMBER (46) from this path for years.
 Deviation:  Kafka has no bound on producers a partition, only the expiry. We have both.
 """

@@ -7,7 +7,7 @@ v3  flexible body (the response header stays version 0); the client's software n
 v4  features with a minimum of 0 may be listed
 
 Behaviour:  the answer is api.SUPPORTED, Produce from its advertised minimum (0: librdkafka below
-            2.11.1 stops compressing where it is higher; protocol.md 6). The software name and
+            2.11.1 stops compressing where it is higher, KAFKA-18659). The software name and
             version of v3+ must look like one (KIP-511), else INVALID_REQUEST and no keys.
             A version that we do not know is answered by `error_response`, which the connection
             calls: a v0 body with UNSUPPORTED_VERSION and our range of this key, from which clients
