@@ -22,6 +22,7 @@ import inspect
 from collections import deque
 from typing import Any, Final
 
+from kafka_protocol.api import request_bytes_max
 from kafka_protocol.api_key import ApiKey
 from kafka_protocol.errors import DecodeError, UnsupportedVersion
 from kafka_protocol.frame import RequestHeader, decode_request, encode_response
@@ -31,6 +32,7 @@ from rpk_py.handlers.api_versions import error_response
 from rpk_py.pending import Pending
 
 SIZE_BYTES: Final = 4
+API_KEY_END: Final = 6
 FRAME_BYTES_MIN: Final = 8  # api key, version, correlation id
 BUFFER_BYTES_MIN: Final = 4096
 BUFFER_GROWTH: Final = 4  # a partial frame's buffer grows with what arrived, not as announced
@@ -189,13 +191,16 @@ class Connection(asyncio.BufferedProtocol):
     def _handle_frames(self, data: memoryview) -> int:
         """Handle the whole frames at the start of `data`; returns how many bytes they had."""
         pos, end = 0, len(data)
+        frame_bytes_max = self._broker.config.frame_bytes_max
         while end - pos >= SIZE_BYTES and not self._must_wait():
             size = int.from_bytes(data[pos : pos + SIZE_BYTES], "big", signed=True)
             frame_pos = pos + SIZE_BYTES
-            if not FRAME_BYTES_MIN <= size <= self._broker.config.frame_bytes_max:
+            whole = end - frame_pos >= size  # decode_request looks at the limit of its API
+            bytes_max = frame_bytes_max if whole else self._frame_bytes_max(data[pos:end])
+            if not FRAME_BYTES_MIN <= size <= bytes_max:
                 self._refuse_size(size, data[pos:end])
                 return end
-            if end - frame_pos < size:
+            if not whole:
                 break
             pos = frame_pos + size
             self._handle_frame(data[frame_pos:pos], size)
@@ -251,7 +256,15 @@ class Connection(asyncio.BufferedProtocol):
         if len(rest) < SIZE_BYTES:
             return 0
         size = int.from_bytes(rest[:SIZE_BYTES], "big", signed=True)
-        return SIZE_BYTES + size if 0 < size <= self._broker.config.frame_bytes_max else 0
+        return SIZE_BYTES + size if 0 < size <= self._frame_bytes_max(rest) else 0
+
+    def _frame_bytes_max(self, rest: memoryview) -> int:
+        """How large the frame that `rest` begins with may be: records alone may be large."""
+        limit = self._broker.config.frame_bytes_max
+        if len(rest) >= API_KEY_END:
+            api_key = int.from_bytes(rest[SIZE_BYTES:API_KEY_END], "big", signed=True)
+            limit = min(limit, request_bytes_max(api_key) or limit)
+        return limit
 
     # -- requests --------------------------------------------------------------------------
 
@@ -472,7 +485,7 @@ class Connection(asyncio.BufferedProtocol):
         self._close(
             "a frame of an impossible size: not a Kafka client, or not a plaintext one",
             size_bytes=size,
-            size_bytes_max=self._broker.config.frame_bytes_max,
+            size_bytes_max=self._frame_bytes_max(data),
             begins_with=bytes(data[:16]).hex(),
         )
 

@@ -395,3 +395,19 @@ def test_partial_frames_have_a_limit_together(tmp_path: Path) -> None:
             assert all("partial frames" in line for line, _ in shard.log.lines)
 
     run(scenario())
+
+
+def test_a_large_request_other_than_produce_is_refused_before_it_is_buffered(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as shard:
+            small, large = shard.client(), shard.client()
+            large.feed(struct.pack(">ihh", 50_000_000, ApiKey.PRODUCE, 9))
+            small.feed(struct.pack(">ihh", 50_000_000, ApiKey.METADATA, 9))
+            await ticks()
+            assert small.transport.closing
+            assert not large.transport.closing
+            assert shard.log.lines[-1][1]["size_bytes_max"] < 50_000_000
+
+    run(scenario())
