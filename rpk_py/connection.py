@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
+from functools import partial
 from typing import Any, Final
 
 from kafka_protocol.api import request_bytes_max
@@ -109,7 +110,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flush_scheduled = False
         self._inflight_bytes = 0
         self._unsent_bytes = 0
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Future[Any] | None = None
         self._context: RequestContext | None = None
         self.client_id: str | None = None
         self.closing = False
@@ -287,8 +288,8 @@ class Connection(asyncio.BufferedProtocol):
         broker.inflight_bytes += slot.size_bytes
         try:
             response = HANDLERS[header.api_key](self._request_context(header), request)
-        except Exception:
-            self._bug(header)
+        except Exception as error:
+            self._bug(header, error)
             return
         if isinstance(response, Pending):
             slot.pending = response
@@ -297,7 +298,8 @@ class Connection(asyncio.BufferedProtocol):
                 self._blocking = slot
         elif inspect.isawaitable(response):
             self._blocking = slot
-            self._task = broker.loop.create_task(self._answer_later(slot, response))
+            self._task = asyncio.ensure_future(response, loop=broker.loop)
+            self._task.add_done_callback(partial(self._answered, slot))
         else:
             self._waits_for_flush = header.api_key != ApiKey.PRODUCE
             self.slot_ready(slot, response)
@@ -313,19 +315,16 @@ class Connection(asyncio.BufferedProtocol):
             self._context = known
         return known
 
-    async def _answer_later(self, slot: _Slot, response: Any) -> None:
-        """Wait for a coroutine's response; the connection's next request waits meanwhile."""
-        try:
-            answer = await response
-        except asyncio.CancelledError:
-            self._release(slot)
-            raise
-        except Exception:
-            self._release(slot)
-            self._bug(slot.header)
-            return
+    def _answered(self, slot: _Slot, task: asyncio.Future[Any]) -> None:
+        """A coroutine has its response, has failed, or was cancelled since the client left."""
         self._task = None
-        self.slot_ready(slot, answer)
+        if task.cancelled():
+            self._release(slot)
+        elif (error := task.exception()) is not None:
+            self._release(slot)
+            self._bug(slot.header, error)
+        else:
+            self.slot_ready(slot, task.result())
 
     def slot_ready(self, slot: _Slot, response: Any) -> None:
         """A response is known; replies leave from the front of the order."""
@@ -339,8 +338,8 @@ class Connection(asyncio.BufferedProtocol):
                 slot.parts = encode_response(
                     header.api_key, header.api_version, header.correlation_id, response
                 )
-            except Exception:
-                self._bug(header)
+            except Exception as error:
+                self._bug(header, error)
                 return
         elif _first_error(response):
             # There is no reply to carry the error: closing makes the client look again.
@@ -470,6 +469,7 @@ class Connection(asyncio.BufferedProtocol):
             header = RequestHeader(error.api_key, 0, error.correlation_id, error.client_id)
             slot = _Slot(self, header, 0, True)
             self._slots.append(slot)
+            self._waits_for_flush = True
             self.slot_ready(slot, error_response())
             return
         self.client_id = error.client_id
@@ -489,10 +489,14 @@ class Connection(asyncio.BufferedProtocol):
             begins_with=bytes(data[:16]).hex(),
         )
 
-    def _bug(self, header: RequestHeader) -> None:
+    def _bug(self, header: RequestHeader, error: BaseException) -> None:
         """An exception that no handler should raise: say so and close; the shard lives on."""
-        self._broker.log.exception(
-            "request failed", api_key=header.api_key, api_version=header.api_version, peer=self.peer
+        self._broker.log.error(
+            "request failed",
+            api_key=header.api_key,
+            api_version=header.api_version,
+            peer=self.peer,
+            exc_info=error,
         )
         self.close()
 

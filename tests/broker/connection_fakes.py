@@ -6,17 +6,14 @@ a real Connection over a `Transport` that behaves as asyncio's does, but for two
 tests sharper: bytes arrive exactly as the test cuts them, and the shard's scratch buffer is
 overwritten after every read, so that whoever keeps a piece of it shows.
 
-Fault model of GatedDisk: every write reaches the real file; its answer is given at once, or held
-back until the test releases it (`hold`), or replaced by an error for files of chosen names
-(`broken`). Reads likewise can be held back or fail. Metadata calls are real.
-
-Time is the loop's plus what the test added by `Shard.advance`: timers of minutes fire at once.
+The disk's answers are the test's where it wants (gated_disk.py). The backend "held" is the
+HeldDisk of tests.storage below that: without threads, so a run is the same each time. Time is the
+loop's plus what the test added by `Shard.advance`: timers of minutes fire at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
@@ -51,11 +48,13 @@ from rpk_py.producer_ids import ProducerIds
 from rpk_py.server import Server
 from storage.backend import open_disk
 from storage.committer import Committer
-from storage.disk import Disk, alignment, fd_path
+from storage.disk import Disk, alignment
 from storage.log import Log, LogContext
 from storage.record_buffer import RecordCache
 from storage.recycle import SegmentPool
+from tests.broker.gated_disk import GatedDisk
 from tests.broker.request_builders import BATCH, fetch_request, produce_request
+from tests.storage.builder import HeldDisk
 
 T = TypeVar("T")
 
@@ -103,73 +102,6 @@ class LogLines:
         self.lines.append((event, facts))
 
     error = exception = warning
-
-
-class GatedDisk:
-    """A real disk whose answers the test holds back or falsifies; see the fault model."""
-
-    def __init__(self, inner: Disk) -> None:
-        self.inner = inner
-        self.name = inner.name
-        self.hold = False
-        self.held: list[tuple[Callable[[int], None], int]] = []
-        self.broken = ""  # files whose path has this in it cannot be written any more
-        self.unreadable = ""
-        self.reads_wait: asyncio.Event | None = None
-        self.reads_waiting = 0
-        self.writes = self.write_bytes = self.reads = self.read_bytes = self.submits = 0
-
-    @property
-    def in_flight(self) -> int:
-        return self.inner.in_flight + len(self.held)
-
-    def write(self, fd: int, view: memoryview, pos: int, done: Callable[[int], None]) -> None:
-        self.writes += 1
-        is_broken = bool(self.broken) and self.broken in fd_path(fd)
-
-        def answer(res: int) -> None:
-            if is_broken:
-                res = -errno.EIO
-            if self.hold:
-                self.held.append((done, res))
-            else:
-                done(res)
-
-        self.inner.write(fd, view, pos, answer)
-
-    def release(self, count: int | None = None) -> None:
-        """Give the oldest `count` answers that were held back (all, and hold no more)."""
-        if count is None:
-            self.hold = False
-            count = len(self.held)
-        given, self.held = self.held[:count], self.held[count:]
-        for done, res in given:
-            done(res)
-
-    def submit(self) -> None:
-        self.inner.submit()
-
-    async def read(self, fd: int, pos: int, size: int) -> memoryview:
-        self.reads += 1
-        if self.unreadable and self.unreadable in fd_path(fd):
-            raise OSError(errno.EIO, "as the test asked")
-        if self.reads_wait is not None:
-            self.reads_waiting += 1
-            try:
-                await self.reads_wait.wait()
-            finally:
-                self.reads_waiting -= 1
-        return await self.inner.read(fd, pos, size)
-
-    async def allocate(self, fd: int, pos: int, size: int) -> None:
-        await self.inner.allocate(fd, pos, size)
-
-    async def run(self, fn: Callable[..., T], *args: object) -> T:
-        return await self.inner.run(fn, *args)
-
-    async def close(self) -> None:
-        self.release()
-        await self.inner.close()
 
 
 class Controller:
@@ -285,9 +217,10 @@ class Transport:
         self.reading = False
 
     def resume_reading(self) -> None:
-        assert not self.reading, "resumed without a pause"
-        self.reading = True
-        self.loop.call_soon(self.read)
+        if not self.closing:
+            assert not self.reading, "resumed without a pause"
+            self.reading = True
+            self.loop.call_soon(self.read)
 
     def can_write_eof(self) -> bool:
         return True
@@ -366,11 +299,16 @@ class Client:
     def send(self, request: Any, version: int) -> int:
         """Send a request; returns its correlation id."""
         self.feed(self.frame(request, version))
-        return self._next_id - 1
+        return self.last_id
 
     def expect(self, correlation_id: int, api_key: int, version: int) -> None:
         """Say how the reply to a frame that was made by hand is to be decoded."""
         self._asked[correlation_id] = (api_key, version)
+
+    @property
+    def last_id(self) -> int:
+        """The correlation id of the newest frame."""
+        return self._next_id - 1
 
     @property
     def replies(self) -> list[tuple[int, Any]]:
@@ -445,7 +383,9 @@ class Shard:
         self.loop.time = lambda: real_time() + self._skew_s  # type: ignore[method-assign]
         self.log = LogLines()
         self.config = Config(data_dir=directory, lock_wait_s=1.0, **settings)
-        self.disk = GatedDisk(open_disk(backend, self.loop, self.log.warning))
+        held = backend == "held"
+        inner: Disk = HeldDisk() if held else open_disk(backend, self.loop, self.log.warning)
+        self.disk = GatedDisk(inner)
         self.controller = Controller(self.config)
         self.context = LogContext(
             disk=self.disk,
