@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,31 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     return report
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What each crash test did, its seed included, also where it passed."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, text in getattr(report, "user_properties", ()):
+                if name == "crash" and report.when == "call":
+                    terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {text}")
+
+
 @pytest.fixture
-def seed() -> int:
+def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Say something about the run in the summary of the session."""
+
+    def say(text: str) -> None:
+        print(text)
+        request.node.user_properties.append(("crash", text))
+
+    return say
+
+
+@pytest.fixture
+def seed(note: Callable[[str], None]) -> int:
     """Decides when crashes happen; printed, and taken from RPK_PY_SEED to repeat a run."""
     value = int(os.environ.get("RPK_PY_SEED") or random.SystemRandom().randrange(2**32))
-    print(f"RPK_PY_SEED={value}")
+    note(f"RPK_PY_SEED={value}")
     return value
 
 

@@ -49,6 +49,16 @@ class Outcome:
     cycles: int
     producer_errors: list[str]
     crashed_in: Counter[str]
+    seconds: float
+
+    def summary(self) -> str:
+        """One line: what was done and found."""
+        found = self.verdict
+        return (
+            f"{self.cycles} crashes in {self.seconds:.1f} s, {dict(self.crashed_in)} under way;"
+            f" {found.acked_count} acknowledged, {found.read_count} read,"
+            f" faults {found.faults}, producer errors {len(self.producer_errors)}"
+        )
 
     def assert_kept(self) -> None:
         """All promises were kept."""
@@ -114,11 +124,8 @@ def run_cycles(
     finally:
         producer.stop(drain=not stop_at_loss)
     verdict = check(producer.acked, read_log(broker.address, TOPIC, PARTITIONS))
-    print(
-        f"{done} crashes in {time.monotonic() - started_s:.1f} s, {dict(crashed_in)} under way:"
-        f" {verdict.report()}; producer: {producer.errors or 'no error'}"
-    )
-    return Outcome(verdict, done, producer.errors, crashed_in)
+    seconds = time.monotonic() - started_s
+    return Outcome(verdict, done, producer.errors, crashed_in, seconds)
 
 
 def _wait_for_moment(delay_s: float, aim: str | None, data_dir: Path) -> set[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -105,7 +105,9 @@ def backlog_at(broker: RunningBroker, pumps: list[Pump], start_bytes: float) -> 
     return received_bytes[0] if received_bytes else None
 
 
-def test_kill_with_100_mib_in_flight_keeps_what_was_acknowledged(broker: RunningBroker) -> None:
+def test_kill_with_100_mib_in_flight_keeps_what_was_acknowledged(
+    broker: RunningBroker, note: Callable[[str], None]
+) -> None:
     for _attempt in range(ATTEMPTS_MAX):  # the backlog is gone after 0.2 s: it may be missed
         topic = create_topic(broker, partitions=CONNECTIONS)
         pumps = [Pump(broker, topic, partition) for partition in range(CONNECTIONS)]
@@ -125,7 +127,7 @@ def test_kill_with_100_mib_in_flight_keeps_what_was_acknowledged(broker: Running
         pump.finish()
     acked_bytes = sum(pump.acked_bytes for pump in pumps)
     verdict = check([pump.acked for pump in pumps], read_log(broker.address, topic, CONNECTIONS))
-    print(
+    note(
         f"{(received_bytes - acked_bytes) / MIB:.0f} MiB in flight at the kill,"
         f" {acked_bytes / MIB:.0f} MiB acknowledged, ready again after {ready_s:.2f} s:"
         f" {verdict.report()}"

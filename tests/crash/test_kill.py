@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.clients.broker import RunningBroker
 from tests.crash.cycles import (
+    CYCLES,
     PARTITIONS,
     SETTINGS,
     TOPIC,
@@ -18,6 +19,7 @@ from tests.crash.cycles import (
 )
 
 ROLLS_MIN = 200
+Note = Callable[[str], None]
 
 
 @pytest.fixture
@@ -30,15 +32,33 @@ def broker(tmp_path: Path) -> Iterator[RunningBroker]:
         running.close()
 
 
-def test_acknowledged_records_survive_twenty_kills(broker: RunningBroker, seed: int) -> None:
-    retire_segments(broker, seed)
-    create_numbered_topic(broker)
+@pytest.fixture
+def kill_and_restart(broker: RunningBroker) -> Callable[[], None]:
+    """SIGKILL under load, then start again at once."""
 
     def crash() -> None:
         broker.kill()
         broker.start()
 
-    outcome = run_cycles(broker, crash, seed)
+    return crash
+
+
+def test_acknowledged_records_survive_twenty_kills(
+    broker: RunningBroker, kill_and_restart: Callable[[], None], seed: int, note: Note
+) -> None:
+    retire_segments(broker, seed)
+    create_numbered_topic(broker)
+    outcome = run_cycles(broker, kill_and_restart, seed)
+    note(outcome.summary())
     outcome.assert_kept()
     segments = len(list(broker.data_dir.glob(f"{TOPIC}-*/*.wal")))
     assert segments - PARTITIONS >= ROLLS_MIN, "each roll also writes a checkpoint"
+
+
+def test_kills_lose_records_that_were_acknowledged_in_memory(
+    broker: RunningBroker, kill_and_restart: Callable[[], None], seed: int, note: Note
+) -> None:
+    create_numbered_topic(broker, write_caching="true", flush_ms="60000", flush_bytes=str(1 << 30))
+    outcome = run_cycles(broker, kill_and_restart, seed, stop_at_loss=True)
+    note(outcome.summary())
+    assert outcome.verdict.lost, f"{CYCLES} kills lost nothing: this test proves nothing"

@@ -15,6 +15,8 @@ from tests.clients.broker import RunningBroker
 from tests.crash.cut_disk import CutDisk
 from tests.crash.cycles import CYCLES, SETTINGS, create_numbered_topic, retire_segments, run_cycles
 
+Note = Callable[[str], None]
+
 
 @pytest.fixture
 def broker(cut_disk: CutDisk, tmp_path: Path) -> Iterator[RunningBroker]:
@@ -40,18 +42,24 @@ def cut_and_restart(broker: RunningBroker, cut_disk: CutDisk) -> Callable[[], No
 
 
 def test_acknowledged_records_survive_twenty_power_cuts(
-    broker: RunningBroker, cut_and_restart: Callable[[], None], seed: int
+    broker: RunningBroker, cut_and_restart: Callable[[], None], seed: int, note: Note
 ) -> None:
     retire_segments(broker, seed)
     create_numbered_topic(broker)
     outcome = run_cycles(broker, cut_and_restart, seed)
+    note(outcome.summary())
     outcome.assert_kept()
 
 
 @pytest.mark.parametrize("flush_ms", ["60000", "20"])
 def test_power_cuts_lose_records_that_were_acknowledged_before_the_sync(
-    broker: RunningBroker, cut_and_restart: Callable[[], None], seed: int, flush_ms: str
+    broker: RunningBroker,
+    cut_and_restart: Callable[[], None],
+    seed: int,
+    note: Note,
+    flush_ms: str,
 ) -> None:
     create_numbered_topic(broker, write_caching="true", flush_ms=flush_ms, flush_bytes=str(1 << 30))
     outcome = run_cycles(broker, cut_and_restart, seed, stop_at_loss=True)
+    note(outcome.summary())
     assert outcome.verdict.lost, f"{CYCLES} power cuts lost nothing: this test proves nothing"

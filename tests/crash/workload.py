@@ -24,6 +24,9 @@ _CRC = struct.Struct(">I")
 FILLER_BYTES_MAX = 600
 DRAIN_S_MAX = 60.0
 CONSUME_S_MAX = 60.0
+# A fatal error of the client is raised out of poll, flush and produce. Where a delivery report
+# follows in the same call, it is called with that exception set, which Python complains about.
+FATAL = (KafkaException, SystemError)
 
 
 def encode_payload(number: int, partition: int, filler: bytes) -> bytes:
@@ -107,25 +110,31 @@ class NumberedProducer:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(DRAIN_S_MAX)
-        if drain and not self.failed:
-            left = self._producer.flush(DRAIN_S_MAX)
-            assert left == 0 or self.failed, f"{left} records still not acknowledged at the end"
-        else:
-            self._producer.purge()
-            self._producer.flush(5)
+        try:
+            if drain and not self.failed:
+                left = self._producer.flush(DRAIN_S_MAX)
+                assert left == 0 or self.failed, f"{left} records still not acknowledged"
+            else:
+                self._producer.purge()
+                self._producer.flush(5)
+        except FATAL as error:
+            self.errors.append(f"the client stopped: {error}")
 
     def _run(self) -> None:
-        partitions = range(len(self.sent))
         while not self._stopping.is_set() and not self.failed:
             try:
-                for partition in partitions:
-                    self._produce(partition)
-            except BufferError:
-                self._producer.poll(0.005)
-            except KafkaException as error:
+                self._fill_queue()
+            except FATAL as error:
                 self.errors.append(f"the client stopped: {error}")
-            else:
-                self._producer.poll(0)
+
+    def _fill_queue(self) -> None:
+        try:
+            for partition in range(len(self.sent)):
+                self._produce(partition)
+        except BufferError:
+            self._producer.poll(0.005)
+        else:
+            self._producer.poll(0)
 
     def _produce(self, partition: int) -> None:
         number = self.sent[partition]
