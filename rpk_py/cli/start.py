@@ -57,7 +57,13 @@ from rpk_py.supervisor import BrokerInfo
     type=click.Choice(LOG_FORMATS),
     help="[default: auto: console on a terminal, else json]",
 )
-@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, hidden=True)
+@click.option(
+    "--set",
+    "settings",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Any setting of rpk_py/config.py, like --set max_message_bytes=4194304.",
+)
 def start(**options: Any) -> None:
     """Start the broker in the foreground; SIGTERM or Ctrl-C stops it gracefully."""
     try:
