@@ -20,8 +20,8 @@ from storage.disk import write_file_atomic
 from storage.errors import CorruptRecord
 from storage.index import SegmentIndex, decode_index
 from storage.log import Log, LogConfig, LogContext, ProducerState
-from storage.recycle import discard_directory
 from storage.recovery import OnRecord, Reads, ScanResult, scan_segment
+from storage.recycle import discard_directory
 from storage.segment import (
     CHECKPOINT_SUFFIX,
     INDEX_SUFFIX,
