@@ -30,7 +30,7 @@ check: $(VENV)/.dev ## format, lint, types, layers and unit tests: under a minut
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --timeout=120 -q $(UNIT) $(ARGS)
+	$(BIN)/python -m pytest --timeout=120 -q -n 2 $(UNIT) $(ARGS)
 
 fmt: $(VENV)/.dev ## format, and fix what the linter can fix
 	$(BIN)/ruff format .
