@@ -220,7 +220,7 @@ class Transport:
         if not self.closing:
             assert not self.reading, "resumed without a pause"
             self.reading = True
-            self.loop.call_soon(self.read)
+            self.loop.call_soon(self.turn)
 
     def can_write_eof(self) -> bool:
         return True
@@ -246,9 +246,16 @@ class Transport:
 
     # -- the client's end ------------------------------------------------------------------
 
-    def read(self) -> None:
-        """One turn of the loop's reading: everything that has arrived, while it may."""
-        while self.unread and self.reading:
+    def turn(self) -> None:
+        """The loop's reading: once a tick, as long as there is something to read."""
+        self.read(reads_max=1)
+        if self.unread and self.reading:
+            self.loop.call_soon(self.turn)
+
+    def read(self, reads_max: int = 1 << 30) -> None:
+        """Read what has arrived, while that is allowed."""
+        while self.unread and self.reading and reads_max > 0:
+            reads_max -= 1
             buffer = self.connection.get_buffer(-1)
             count = min(len(buffer), len(self.unread), self.read_bytes_max)
             assert count > 0, "no room for what is read"
