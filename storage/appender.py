@@ -35,6 +35,7 @@ from storage.record_buffer import RecordBuffer, RecordCache, Spans
 from storage.segment import Segment
 from storage.wal_format import encode_record_header, record_bytes, round_up
 
+WRITTEN = memoryview(b"")
 RECORD_BYTES_MAX = 1 << 20  # one record's usual upper bound; a larger batch gets its own record
 
 
@@ -313,6 +314,7 @@ class SegmentAppender:
             self._owner.on_settled()
             return
         record.done = True
+        record.view = WRITTEN  # the body is what is served; one object less for each record kept
         committer = self._committer
         committer.batches += len(record.batch_bases)
         committer.observe_write(committer.clock_s() - record.submitted_s)

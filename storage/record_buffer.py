@@ -8,6 +8,7 @@ from it keeps it alive by its reference count.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
 
@@ -22,7 +23,8 @@ class RecordBuffer:
     was read back from disk); `body` is the body's part of it, of which `size` bytes are filled.
     `next_offset` is exclusive. `batch_bases` and `batch_starts` are the base offset and the
     position in the body of each batch. `pos` and `end_pos` are file positions, known from the
-    submit on. `checkpoint_state`, where not None, is the producer state before this record.
+    submit on. `owner` is where the cache has to drop it from. `checkpoint_state`, where not None,
+    is the producer state before this record.
     """
 
     __slots__ = (
@@ -38,6 +40,7 @@ class RecordBuffer:
         "leader_epoch",
         "max_timestamp",
         "next_offset",
+        "owner",
         "pos",
         "prev_header_crc",
         "rolls",
@@ -57,13 +60,15 @@ class RecordBuffer:
         self.next_offset = base_offset
         self.max_timestamp = -1
         self.leader_epoch = leader_epoch
-        self.batch_bases: list[int] = []
-        self.batch_starts: list[int] = []
+        # Arrays, since the garbage collector looks into lists and not into these.
+        self.batch_bases = array("q")
+        self.batch_starts = array("q")
         self.pos = -1
         self.end_pos = -1
         self.prev_header_crc = 0
         self.header_crc = 0
         self.submitted_s = 0.0
+        self.owner: Spans | None = None
         self.done = False
         self.rolls = False
         self.checkpoint_state: bytes | None = None
@@ -191,15 +196,17 @@ class RecordCache:
         self.hits = 0
         self.misses = 0
         self.evictions = 0
-        self._entries: deque[tuple[RecordBuffer, Spans]] = deque()
+        self._entries: deque[RecordBuffer] = deque()
 
     def admit(self, record: RecordBuffer, spans: Spans) -> None:
         """Count a record that is durable (or came from disk); evict the oldest beyond the
         budget. Records that are not durable yet are bounded by the bytes in flight instead."""
-        self._entries.append((record, spans))
+        record.owner = spans
+        self._entries.append(record)
         self.used_bytes += record.capacity_bytes
         while self.used_bytes > self.budget_bytes and self._entries:
-            old, owner = self._entries.popleft()
+            old = self._entries.popleft()
             self.used_bytes -= old.capacity_bytes
             self.evictions += 1
-            owner.drop(old)
+            assert old.owner is not None
+            old.owner.drop(old)
