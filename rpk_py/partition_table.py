@@ -228,17 +228,29 @@ class PartitionTable:
         for partition in deleted:
             self._forget(partition, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
         for partition in deleted:
-            directory = self._config.data_dir / f"{partition.topic}-{partition.index}"
             try:
                 if partition.log is not None:
                     discarded = await partition.log.delete(self._trash)
                 else:
-                    run = self._context.disk.run
-                    discarded = await run(discard_directory, directory, self._trash)
+                    discarded = await self._context.disk.run(self._discard_unopened, partition)
             except OSError as error:  # the next start tries again
                 self._log.error("cannot remove a deleted partition", reason=str(error))
             else:
                 self._discard([discarded] if discarded is not None else [])
+
+    def _discard_unopened(self, partition: Partition) -> Path | None:
+        """Discard a partition that could not be opened, where its files are its own. Blocks."""
+        directory = self._config.data_dir / f"{partition.topic}-{partition.index}"
+        if not directory.exists():
+            return None
+        if directory_belongs_to(directory, {partition.topic_id}):
+            return discard_directory(directory, self._trash)
+        self._log.warning(
+            "a directory of a deleted partition holds files that are not known to be its own, "
+            "and is left alone; remove it by hand",
+            directory=str(directory),
+        )
+        return None
 
     def _discard(self, directories: list[Path]) -> None:
         """Retire or delete the files of discarded partitions, in the background."""

@@ -194,6 +194,29 @@ def test_what_the_metadata_never_knew_is_left_alone(tmp_path: Path) -> None:
     run(after())
 
 
+def test_a_new_topic_of_the_same_name_neither_serves_nor_removes_unknown_data(
+    tmp_path: Path,
+) -> None:
+    async def before() -> bytes:
+        async with running(tmp_path) as shard:
+            await shard.create("t")
+            await shard.fill("t", 3)
+        (path,) = (tmp_path / "t-0").glob("*.wal")
+        return path.read_bytes()
+
+    async def after(data: bytes) -> None:
+        async with running(tmp_path) as shard:  # the metadata knows nothing of it
+            topic = await shard.create("t", topic_id=b"another topic id")
+            answer = await shard.client().produce("t", BATCH)
+            assert answer.error_code == ErrorCode.KAFKA_STORAGE_ERROR
+            await shard.controller.commit(TopicDeleted("t", topic.topic_id))
+            assert any("not known to be its own" in event for event in shard.events)
+        (path,) = (tmp_path / "t-0").glob("*.wal")
+        assert path.read_bytes() == data
+
+    run(after(run(before())))
+
+
 def test_a_directory_that_cannot_be_read_does_not_keep_the_others_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
