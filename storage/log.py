@@ -458,9 +458,13 @@ class Log:
 
     async def _checkpoint_end(self) -> None:
         """Write a checkpoint at the log's end; without one the next start scans a little more."""
-        segment = self._appender.segment
+        segment, run = self._appender.segment, self._context.disk.run
         if segment is None:
             return
+        name = file_name(segment.next_offset, CHECKPOINT_SUFFIX)
+        untouched = segment.allocated_bytes == segment.write_pos
+        if untouched and await run((self.directory / name).exists):
+            return  # nothing was appended since the last clean stop
         checkpoint = self._checkpoint(
             segment,
             segment.write_pos,
@@ -469,7 +473,7 @@ class Log:
             self._state.snapshot(),
         )
         try:
-            await self._context.disk.run(cut, segment.fd, segment.write_pos)
+            await run(cut, segment.fd, segment.write_pos)
         except OSError as error:
             self._context.report(f"cannot cut {segment.path} at its end: {error}")
         await self._write_checkpoint(checkpoint)

@@ -429,3 +429,21 @@ def test_opening_what_fails_in_the_middle_releases_the_locks(tmp_path: Path) -> 
         assert len(os.listdir("/proc/self/fd")) == before
 
     drive(scenario())
+
+
+def test_a_stop_after_which_nothing_was_appended_writes_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        driven = await Host(tmp_path).open()
+        await driven.append_durably(b"one")
+        await driven.close()
+        (checkpoint,) = driven.log.directory.glob("*.checkpoint")
+        before = checkpoint.stat().st_mtime_ns, checkpoint.stat().st_ino
+        driven = await driven.host.reopen(driven)
+        await driven.close()
+        assert (checkpoint.stat().st_mtime_ns, checkpoint.stat().st_ino) == before
+        driven = await driven.host.reopen(driven)
+        await driven.append_durably(b"two")
+        await driven.close()
+        assert len(list(driven.log.directory.glob("*.checkpoint"))) == 2
+
+    drive(scenario())
