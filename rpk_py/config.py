@@ -76,7 +76,7 @@ class Config:
     # frame is always admitted when nothing else is in flight, however large.
     inflight_bytes_max: int = 256 * MIB
     connection_inflight_bytes_max: int = 16 * MIB  # the same for one connection
-    partial_frame_bytes_max: int = 256 * MIB  # of a shard: frames that are still arriving
+    partial_frame_bytes_max: int = 1 * GIB  # of a shard: frames that are still arriving
     connections_max_idle_s: float = 600.0  # connections.max.idle.ms: silent longer is closed
     reply_bytes_max: int = 128 * MIB  # replies of a shard not yet taken by the kernel
     fetch_max_bytes: int = 55 * MIB  # fetch.max.bytes of the broker: most bytes in one reply

@@ -47,12 +47,10 @@ class _Slot:
 
     __slots__ = ("connection", "header", "parts", "pending", "ready", "replies", "size_bytes")
 
-    def __init__(
-        self, connection: Connection, header: RequestHeader, size_bytes: int, replies: bool
-    ) -> None:
+    def __init__(self, connection: Connection, header: RequestHeader, replies: bool) -> None:
         self.connection = connection
         self.header = header
-        self.size_bytes = size_bytes
+        self.size_bytes = 0
         self.replies = replies
         self.ready = False
         self.parts: list[Any] = []
@@ -67,6 +65,7 @@ class Connection(asyncio.BufferedProtocol):
     """The protocol object of one accepted socket. Home shard only."""
 
     __slots__ = (
+        "_active",
         "_blocking",
         "_broker",
         "_buffer",
@@ -82,10 +81,10 @@ class Connection(asyncio.BufferedProtocol):
         "_start",
         "_task",
         "_transport",
+        "_unsent_before",
         "_unsent_bytes",
         "_waits_for_flush",
         "_writing_paused",
-        "active",
         "client_id",
         "closing",
         "local",
@@ -103,7 +102,8 @@ class Connection(asyncio.BufferedProtocol):
         self._slots: deque[_Slot] = deque()
         self._blocking: _Slot | None = None  # the next request waits for this one's response
         self._waits_for_flush = False  # the next request waits until a ready reply was sent
-        self.active = True  # since the server looked last
+        self._active = True  # something was read or sent since `moved` was asked
+        self._unsent_before = 0
         self._ending = False  # no further request is handled; closed after the last reply
         self._paused_reading = False
         self._writing_paused = False
@@ -141,7 +141,7 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """`nbytes` more have arrived: handle every whole frame that may be handled now."""
         self._broker.metrics.received_bytes += nbytes
-        self.active = True
+        self._active = True
         if self._buffer is not None:
             self._filled += nbytes
             self._handle_buffered()
@@ -165,7 +165,7 @@ class Connection(asyncio.BufferedProtocol):
         self._set_buffer(None)
         for slot in self._slots:
             # What is being written stays in flight until it is durable; nothing else goes on.
-            if slot.pending is None:
+            if slot.pending is None or slot.ready:
                 self._release(slot)
             elif not slot.pending.pipelined:
                 slot.pending.cancel()
@@ -230,7 +230,10 @@ class Connection(asyncio.BufferedProtocol):
         size = max(left + 1, min(self._frame_bytes(rest) or room, room))
         broker = self._broker
         mine = len(self._buffer) if self._buffer is not None else 0
-        if broker.partial_bytes - mine + size > broker.config.partial_frame_bytes_max:
+        over = broker.partial_bytes - mine + size > broker.config.partial_frame_bytes_max
+        if self._must_wait():
+            size = left + 1  # reading pauses: it is one read at most, and its turn will come
+        elif over:
             self._close(
                 "too many bytes of partial frames on this shard",
                 partial_frame_bytes_max=broker.config.partial_frame_bytes_max,
@@ -282,10 +285,9 @@ class Connection(asyncio.BufferedProtocol):
             return
         broker.metrics.count_request(header.api_key)
         replies = header.api_key != ApiKey.PRODUCE or request.acks != 0
-        slot = _Slot(self, header, size + REQUEST_OVERHEAD_BYTES, replies)
+        slot = _Slot(self, header, replies)
         self._slots.append(slot)
-        self._inflight_bytes += slot.size_bytes
-        broker.inflight_bytes += slot.size_bytes
+        self._charge(slot, size + REQUEST_OVERHEAD_BYTES)
         try:
             response = HANDLERS[header.api_key](self._request_context(header), request)
         except Exception as error:
@@ -293,9 +295,9 @@ class Connection(asyncio.BufferedProtocol):
             return
         if isinstance(response, Pending):
             slot.pending = response
-            response.subscribe(slot.complete)
             if not response.pipelined:
                 self._blocking = slot
+            response.subscribe(slot.complete)
         elif inspect.isawaitable(response):
             self._blocking = slot
             self._task = asyncio.ensure_future(response, loop=broker.loop)
@@ -320,6 +322,8 @@ class Connection(asyncio.BufferedProtocol):
         self._task = None
         if task.cancelled():
             self._release(slot)
+            if not self.closing:  # nobody cancels it but a client that left
+                self.close()
         elif (error := task.exception()) is not None:
             self._release(slot)
             self._bug(slot.header, error)
@@ -344,6 +348,8 @@ class Connection(asyncio.BufferedProtocol):
         elif _first_error(response):
             # There is no reply to carry the error: closing makes the client look again.
             self._close("produce with acks=0 failed", error=_first_error(response))
+        if self._slots[0] is not slot:  # a reply that waits for its turn is held, so it counts
+            self._charge(slot, sum(map(len, slot.parts)) + REQUEST_OVERHEAD_BYTES)
         if slot is self._blocking:
             self._blocking = None
             self._waits_for_flush = True
@@ -371,9 +377,12 @@ class Connection(asyncio.BufferedProtocol):
         slots = self._slots
         parts: list[Any] = []
         while slots and slots[0].ready:
-            parts += slots.popleft().parts
+            slot = slots.popleft()
+            parts += slot.parts
+            if slot.size_bytes:
+                self._release(slot)
         if parts:
-            self.active = True
+            self._active = True
             self._broker.metrics.sent_bytes += sum(map(len, parts))
             if len(parts) == 1:
                 self._transport.write(parts[0])
@@ -395,6 +404,12 @@ class Connection(asyncio.BufferedProtocol):
             broker.paused.setdefault(self)
             return True
         return False
+
+    def _charge(self, slot: _Slot, size: int) -> None:
+        """Count what a request holds until it is released."""
+        slot.size_bytes = size
+        self._inflight_bytes += size
+        self._broker.inflight_bytes += size
 
     def _release(self, slot: _Slot) -> None:
         """A request's bytes no longer count as in flight."""
@@ -444,6 +459,14 @@ class Connection(asyncio.BufferedProtocol):
             self.closing = True
             self._transport.close()
 
+    def moved(self) -> bool:
+        """Whether bytes moved, either way, since this was asked before."""
+        unsent_bytes = self._transport.get_write_buffer_size()
+        moved = self._active or unsent_bytes != self._unsent_before
+        self._active = False
+        self._unsent_before = unsent_bytes
+        return moved
+
     def say_goodbye(self) -> None:
         """Send the end of the stream and throw away what still comes, until the peer closes too.
 
@@ -467,7 +490,7 @@ class Connection(asyncio.BufferedProtocol):
         if error.api_key == ApiKey.API_VERSIONS:
             # KIP-511: answered as version 0, so that the client can ask again.
             header = RequestHeader(error.api_key, 0, error.correlation_id, error.client_id)
-            slot = _Slot(self, header, 0, True)
+            slot = _Slot(self, header, True)
             self._slots.append(slot)
             self._waits_for_flush = True
             self.slot_ready(slot, error_response())

@@ -65,9 +65,8 @@ class Server:
         """Drop connections on which nothing moved for a whole interval, either way; among them
         those that wait for a peer that is gone, or that never takes its last replies."""
         for connection in list(self._connections):
-            if not connection.active:
+            if not connection.moved():
                 connection.abort()
-            connection.active = False
         self._sweep_later()
 
     async def stop(self) -> None:
@@ -90,7 +89,10 @@ class Server:
             await asyncio.sleep(POLL_S)
         self._emptied = self._broker.loop.create_future()
         for connection in list(self._connections):
-            connection.say_goodbye()
+            if connection.idle:
+                connection.say_goodbye()
+            else:
+                connection.abort()
         if self._connections:
             await asyncio.wait([self._emptied], timeout=GOODBYE_S_MAX)
         for connection in list(self._connections):

@@ -57,14 +57,15 @@ async def _serve(
     metrics = ShardMetrics()
     context = LogContext(
         disk=disk,
-        committer=Committer(disk, loop, time.perf_counter, metrics.observe_write),
+        committer=Committer(
+            disk, loop, time.perf_counter, metrics.observe_write, config.inflight_bytes_max
+        ),
         cache=RecordCache(config.cache_bytes),
         pool=SegmentPool(config.data_dir / RECYCLE / str(node_id), config.recycle_bytes),
         block_bytes=block_bytes,
         now_ms=lambda: time.time_ns() // 1_000_000,
         rng=random.SystemRandom(),
         report=lambda message: log.warning(message),
-        pending_bytes_max=config.inflight_bytes_max,
     )
     await disk.run(context.pool.load)
     replica = await open_replica(

@@ -162,7 +162,7 @@ class SegmentAppender:
         self.appended_offset = next_offset
         self._pending_bytes += size
         self._committer.pending_bytes += size
-        if self.write_caching:
+        if self.write_caching and self._committer.may_cache:
             self._flush_later(size)
         elif not self.dirty:
             self._committer.mark_dirty(self)

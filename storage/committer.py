@@ -44,6 +44,7 @@ class Committer:
         "disk",
         "observe_write",
         "pending_bytes",
+        "pending_bytes_max",
     )
 
     def __init__(
@@ -52,15 +53,22 @@ class Committer:
         loop: asyncio.AbstractEventLoop,
         clock_s: Callable[[], float],
         observe_write: Callable[[float], None] = _ignore,
+        pending_bytes_max: int = 256 << 20,
     ) -> None:
         self.disk = disk
         self.clock_s = clock_s  # not the loop's, which stands still within a tick
         self.observe_write = observe_write  # given the seconds from submit to durable, each write
         self.batches = 0  # record batches made durable
         self.pending_bytes = 0  # of batches that are appended and not durable
+        self.pending_bytes_max = pending_bytes_max  # beyond it write.caching is suspended
         self._loop = loop
         self._dirty: list[Flushable] = []
         self._scheduled = False
+
+    @property
+    def may_cache(self) -> bool:
+        """Whether write.caching may show what is not durable: the shard holds little of it."""
+        return self.pending_bytes <= self.pending_bytes_max
 
     def mark_dirty(self, appender: Flushable) -> None:
         """Have `appender` flushed at the end of this tick."""

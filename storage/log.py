@@ -90,7 +90,6 @@ class LogContext:
     now_ms: Callable[[], int]
     rng: random.Random
     report: Callable[[str], None]
-    pending_bytes_max: int = 256 << 20  # not durable, beyond which write.caching waits
 
 
 class Log:
@@ -135,6 +134,7 @@ class Log:
         self._appender.write_caching = config.write_caching
         self._owner: LogOwner | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self.checkpointed_offset = -1  # where the checkpoint that recovery started from ends
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._closed = False
         self._cold_reader = ColdReader(directory, context.disk, self._spans, context.cache)
@@ -154,11 +154,8 @@ class Log:
     @property
     def visible_offset(self) -> int:
         """What one replica may show to consumers: durable records; with write.caching all, as
-        long as what is not durable in the whole shard stays within `pending_bytes_max`."""
-        context = self._context
-        if self._config.write_caching and (
-            context.committer.pending_bytes <= context.pending_bytes_max
-        ):
+        long as little in the whole shard is not durable (Committer.may_cache)."""
+        if self._config.write_caching and self._context.committer.may_cache:
             return self._appender.appended_offset
         return self._appender.durable_offset
 
@@ -461,9 +458,8 @@ class Log:
         segment, run = self._appender.segment, self._context.disk.run
         if segment is None:
             return
-        name = file_name(segment.next_offset, CHECKPOINT_SUFFIX)
         untouched = segment.allocated_bytes == segment.write_pos
-        if untouched and await run((self.directory / name).exists):
+        if untouched and self.checkpointed_offset == segment.next_offset:
             return  # nothing was appended since the last clean stop
         checkpoint = self._checkpoint(
             segment,

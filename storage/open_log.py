@@ -70,7 +70,7 @@ async def open_log(
             segments.clear()
             await run(discard_directory, directory, trash)
             names = []
-        epochs, log_start_offset = await _recover(
+        epochs, log_start_offset, checkpoint = await _recover(
             context, directory, names, topic_id, partition, segments, state
         )
     except BaseException as error:
@@ -79,9 +79,12 @@ async def open_log(
         if isinstance(error, CorruptRecord):
             raise CorruptRecord(f"{error}: {ADVICE}") from error
         raise
-    return Log(
+    log = Log(
         context, config, directory, topic_id, partition, state, segments, epochs, log_start_offset
     )
+    if checkpoint is not None:
+        log.checkpointed_offset = checkpoint.next_offset
+    return log
 
 
 async def _lock_segments(
@@ -126,9 +129,9 @@ async def _recover(
     partition: int,
     segments: list[Segment],
     state: ProducerState,
-) -> tuple[list[tuple[int, int]], int]:
+) -> tuple[list[tuple[int, int]], int, Checkpoint | None]:
     """Find where every segment ends and replay what the newest checkpoint does not cover.
-    Returns (epochs, log start offset)."""
+    Returns (epochs, log start offset, the checkpoint that was used)."""
     _check_chain_of_segments(directory, topic_id, partition, segments)
     checkpoint = await _newest_checkpoint(context, directory, names, segments, state)
     epochs: list[tuple[int, int]] = []
@@ -177,7 +180,7 @@ async def _recover(
     log_start_offset = segments[0].base_offset if segments else 0
     if checkpoint is not None:
         log_start_offset = max(log_start_offset, checkpoint.log_start_offset)
-    return epochs, log_start_offset
+    return epochs, log_start_offset, checkpoint
 
 
 def _ignore(_record: RecordHeader, _body: memoryview) -> None:

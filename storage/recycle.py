@@ -101,9 +101,12 @@ def discard_directory(directory: Path, trash: Path) -> Path | None:
 
 def empty_directory(directory: Path, pool: SegmentPool) -> None:
     """Retire a discarded directory's segments, delete its other files and itself. Blocks."""
-    for path in directory.iterdir():
-        if path.suffix == SEGMENT_SUFFIX:
-            pool.retire(path)
-        else:
-            path.unlink()
-    directory.rmdir()
+    try:
+        for path in directory.iterdir():
+            if path.suffix == SEGMENT_SUFFIX:
+                pool.retire(path)
+            else:
+                path.unlink()
+        directory.rmdir()
+    except FileNotFoundError:
+        return  # another shard empties the same trash

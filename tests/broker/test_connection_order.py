@@ -564,3 +564,25 @@ def test_a_bug_in_a_handler_closes_its_connection_and_no_other(
             assert (await other.ask(API_VERSIONS, 3)).error_code == ErrorCode.NONE
 
     run(scenario())
+
+
+def test_replies_that_wait_behind_a_produce_count_as_in_flight(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path, connection_inflight_bytes_max=16_384) as shard:
+            await shard.create("t", *[0] * 50)
+            await shard.create("u")
+            shard.disk.hold = True
+            client = shard.client()
+            produce(client, b"v", topic="u")
+            for _ in range(200):
+                metadata(client)
+            await ticks(500)
+            assert not is_read(client)
+            assert 16_384 < client.connection._inflight_bytes < 40_000
+            shard.disk.release()
+            await until(lambda: len(client.order) == 201)
+            assert client.order == list(range(1, 202))
+            assert is_read(client)
+            assert shard.broker.inflight_bytes == 0
+
+    run(scenario())

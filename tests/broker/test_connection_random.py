@@ -129,7 +129,8 @@ def test_every_reply_comes_once_and_in_order(tmp_path: Path, seed: int) -> None:
             for _ in range(STEPS):
                 chaos.step()
                 await ticks(chaos.rng.randrange(4))
-                assert shard.broker.inflight_bytes <= SETTINGS["inflight_bytes_max"] + 32_000
+                # One request above the limit, and replies that wait behind a produce.
+                assert shard.broker.inflight_bytes <= SETTINGS["inflight_bytes_max"] + 64_000
             shard.disk.release()
             await until(chaos.settled)
             for peer in chaos.peers:

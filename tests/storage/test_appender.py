@@ -512,27 +512,6 @@ def test_close_writes_what_write_caching_held_back(tmp_path: Path) -> None:
     drive(scenario())
 
 
-def test_write_caching_waits_where_too_much_is_not_durable(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        disk = HeldDisk(auto=False)
-        host = Host(tmp_path, disk, write_caching=True, flush_ms=3_600_000, flush_bytes=1)
-        host.context.pending_bytes_max = 10_000
-        driven = await host.open()
-        driven.append_batch(batch_of_size(6_000))
-        assert driven.log.visible_offset == 1
-        driven.append_batch(batch_of_size(6_000))
-        assert driven.log.visible_offset == 0
-        while driven.log.durable_offset < 1:
-            await tick(1)
-            disk.land()
-        assert driven.log.visible_offset == 2
-        disk.auto = True
-        disk.land()
-        await driven.check()
-
-    drive(scenario())
-
-
 # --- checkpoints ----------------------------------------------------------------------------------
 
 

@@ -447,3 +447,20 @@ def test_a_stop_after_which_nothing_was_appended_writes_nothing(tmp_path: Path) 
         assert len(list(driven.log.directory.glob("*.checkpoint"))) == 2
 
     drive(scenario())
+
+
+def test_a_damaged_end_checkpoint_is_written_anew_at_the_next_stop(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        driven = await Host(tmp_path).open()
+        await driven.append_durably(b"one")
+        await driven.close()
+        (checkpoint,) = driven.log.directory.glob("*.checkpoint")
+        flip(checkpoint, 20)
+        driven = await driven.host.reopen(driven)
+        assert any("is damaged" in message for message in driven.host.messages)
+        await driven.close()
+        driven = await driven.host.reopen(driven)
+        assert not driven.host.messages
+        await driven.check()
+
+    drive(scenario())
