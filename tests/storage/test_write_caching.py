@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
-from tests.storage.builder import HeldDisk, Host, batch_of_size, drive, tick
+from tests.storage.builder import HeldDisk, Host, batch_of_size, drive
 
 
 def test_write_caching_waits_where_too_much_is_not_durable(tmp_path: Path) -> None:
@@ -18,7 +19,7 @@ def test_write_caching_waits_where_too_much_is_not_durable(tmp_path: Path) -> No
         driven.append_batch(batch_of_size(6_000))
         assert driven.log.visible_offset == 0
         while driven.log.durable_offset < 1:
-            await tick(1)
+            await asyncio.sleep(0)
             disk.land()
         assert driven.log.visible_offset == 2
         disk.auto = True
@@ -37,7 +38,7 @@ def test_write_caching_that_waits_does_not_wait_for_a_timer(tmp_path: Path) -> N
         for _ in range(5):
             driven.append_batch(batch_of_size(6_000))
         while driven.log.durable_offset < 5:
-            await tick(1)
+            await asyncio.sleep(0)
         await driven.check()
 
     drive(scenario())
