@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from kafka_protocol.messages.current_leader import NodeEndpoint
 from rpk_py.context import RequestContext
 
 # Bit n stands for Kafka's AclOperation n. Without an authorizer every operation that a resource
@@ -45,3 +46,11 @@ def controller_id(ctx: RequestContext) -> int:
     if ctx.broker.node_id in nodes:
         return ctx.broker.node_id
     return min(nodes, default=-1)
+
+
+def add_endpoint(ctx: RequestContext, endpoints: list[NodeEndpoint], leader: int) -> None:
+    """Name where `leader` is in an answer's node_endpoints, once (KIP-951)."""
+    if all(endpoint.node_id != leader for endpoint in endpoints):
+        endpoints.extend(
+            NodeEndpoint(*node) for node in advertised_nodes(ctx) if node.node_id == leader
+        )

@@ -169,11 +169,6 @@ class Log:
         """Why this log is out of service, or None."""
         return self._appender.failed
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the log on disk, headers and padding included, without preallocation."""
-        return sum(segment.write_pos for segment in self._segments)
-
     def attach(self, owner: LogOwner) -> None:
         """Say who is told of progress; once, before the first append."""
         self._owner = owner

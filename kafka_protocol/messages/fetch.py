@@ -21,6 +21,7 @@ from kafka_protocol import wire
 from kafka_protocol.api_key import ApiKey
 from kafka_protocol.closures import compile_reader, tags_reader, tags_writer
 from kafka_protocol.errors import DecodeError
+from kafka_protocol.messages.current_leader import LeaderIdAndEpoch, NodeEndpoint
 from kafka_protocol.schema import (
     INT8,
     INT16,
@@ -96,12 +97,6 @@ class EpochEndOffset:
 
 
 @struct
-class LeaderIdAndEpoch:
-    leader_id: int = F(INT32, default=-1)
-    leader_epoch: int = F(INT32, default=-1)
-
-
-@struct
 class SnapshotId:
     end_offset: int = F(INT64, default=-1)
     epoch: int = F(INT32, default=-1)
@@ -135,14 +130,6 @@ class FetchableTopicResponse:
     topic: str = F(STRING, until=12)
     topic_id: bytes = F(UUID, since=13)
     partitions: list[PartitionData] = F(Array(PartitionData))
-
-
-@struct
-class NodeEndpoint:
-    node_id: int = F(INT32)
-    host: str = F(STRING)
-    port: int = F(INT32)
-    rack: str | None = F(STRING, nullable=0, default=None)
 
 
 @message(api_key=ApiKey.FETCH, kind="response", versions=(4, 18), flexible=FLEXIBLE)

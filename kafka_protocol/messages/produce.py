@@ -18,6 +18,7 @@ from kafka_protocol import wire
 from kafka_protocol.api_key import ApiKey
 from kafka_protocol.closures import tags_reader, tags_writer
 from kafka_protocol.errors import DecodeError
+from kafka_protocol.messages.current_leader import LeaderIdAndEpoch, NodeEndpoint
 from kafka_protocol.schema import (
     INT16,
     INT32,
@@ -63,12 +64,6 @@ class BatchIndexAndErrorMessage:
 
 
 @struct
-class LeaderIdAndEpoch:
-    leader_id: int = F(INT32, default=-1)
-    leader_epoch: int = F(INT32, default=-1)
-
-
-@struct
 class PartitionProduceResponse:
     index: int = F(INT32)
     error_code: int = F(INT16)
@@ -85,14 +80,6 @@ class TopicProduceResponse:
     name: str = F(STRING, until=12)
     topic_id: bytes = F(UUID, since=13)
     partition_responses: list[PartitionProduceResponse] = F(Array(PartitionProduceResponse))
-
-
-@struct
-class NodeEndpoint:
-    node_id: int = F(INT32)
-    host: str = F(STRING)
-    port: int = F(INT32)
-    rack: str | None = F(STRING, nullable=0, default=None)
 
 
 @message(api_key=ApiKey.PRODUCE, kind="response", versions=(3, 13), flexible=FLEXIBLE)

@@ -24,18 +24,17 @@ from typing import Final, NamedTuple
 
 from kafka_protocol.compression import ZSTD
 from kafka_protocol.errors import ErrorCode
+from kafka_protocol.messages.current_leader import LeaderIdAndEpoch
 from kafka_protocol.messages.fetch import (
     FetchableTopicResponse,
     FetchPartition,
     FetchRequest,
     FetchResponse,
     FetchTopic,
-    LeaderIdAndEpoch,
-    NodeEndpoint,
     PartitionData,
 )
 from kafka_protocol.record_batch import iter_batches
-from rpk_py.cluster_view import advertised_nodes
+from rpk_py.cluster_view import add_endpoint
 from rpk_py.context import RequestContext
 from rpk_py.partition import Partition
 from rpk_py.pending import Pending
@@ -230,12 +229,7 @@ class _Read:
             return
         answer.current_leader = LeaderIdAndEpoch(elsewhere.leader, elsewhere.leader_epoch)
         if ctx.api_version >= _NODE_ENDPOINTS_SINCE:
-            known = {endpoint.node_id for endpoint in self.response.node_endpoints}
-            self.response.node_endpoints.extend(
-                NodeEndpoint(node.node_id, node.host, node.port, node.rack)
-                for node in advertised_nodes(ctx)
-                if node.node_id == elsewhere.leader and node.node_id not in known
-            )
+            add_endpoint(ctx, self.response.node_endpoints, elsewhere.leader)
 
     def fail_cold(self, cold: _Cold) -> None:
         """The log failed while it was read."""

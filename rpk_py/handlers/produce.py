@@ -19,9 +19,8 @@ from typing import Final
 
 from kafka_protocol.compression import NONE, ZSTD
 from kafka_protocol.errors import ErrorCode
+from kafka_protocol.messages.current_leader import LeaderIdAndEpoch
 from kafka_protocol.messages.produce import (
-    LeaderIdAndEpoch,
-    NodeEndpoint,
     PartitionProduceData,
     PartitionProduceResponse,
     ProduceRequest,
@@ -35,9 +34,8 @@ from kafka_protocol.record_batch import (
     set_log_append_time,
     verify_crc,
 )
-from rpk_py.cluster_view import advertised_nodes
+from rpk_py.cluster_view import add_endpoint
 from rpk_py.context import RequestContext
-from rpk_py.metadata.state import PartitionState
 from rpk_py.partition import Partition
 from rpk_py.pending import Pending
 from rpk_py.producers import Duplicate
@@ -255,15 +253,4 @@ def _refuse(
     _fail(ctx, answer, error)
     if elsewhere is not None and ctx.api_version >= _CURRENT_LEADER_SINCE:
         answer.current_leader = LeaderIdAndEpoch(elsewhere.leader, elsewhere.leader_epoch)
-        _add_endpoint(ctx, response, elsewhere)
-
-
-def _add_endpoint(
-    ctx: RequestContext, response: ProduceResponse, partition: PartitionState
-) -> None:
-    known = {endpoint.node_id for endpoint in response.node_endpoints}
-    for node in advertised_nodes(ctx):
-        if node.node_id == partition.leader and node.node_id not in known:
-            response.node_endpoints.append(
-                NodeEndpoint(node.node_id, node.host, node.port, node.rack)
-            )
+        add_endpoint(ctx, response.node_endpoints, elsewhere.leader)
