@@ -111,9 +111,7 @@ def make_config(
     if overprovisioned:
         values["overprovisioned"] = True
     if smp is not None:
-        values["smp"] = parse_setting("smp", smp) if smp != "auto" else "auto"
-    if values.get("smp", 1) != 1:
-        raise ConfigError("--smp", values["smp"], "this version runs one shard: use --smp 1")
+        values["smp"] = parse_setting("smp", smp)
     values.update({name: value for name, value in named.items() if value is not None})
     return Config(**values)
 

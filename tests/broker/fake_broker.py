@@ -7,7 +7,6 @@ list a line, on its listening socket, so that a test can ask it what it sees and
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import os
 import socket
@@ -122,10 +121,8 @@ def link(fd: str) -> str:
 def main(data_dir: str, options: str) -> int:
     """Run a broker with OPTIONS, changed by a JSON object."""
     changed = {**OPTIONS, **json.loads(options)}
-    shard_count = changed.pop("shard_count", 1)  # --smp takes only 1 so far, the supervisor any
     try:
         config = make_config(data_dir=Path(data_dir), **changed)
-        config = dataclasses.replace(config, smp=shard_count)
         return supervisor.run(config, run, lambda info: None)
     except (ConfigError, StartupError) as error:
         print(f"rpk-py: {error}", file=sys.stderr)

@@ -114,7 +114,7 @@ Start = Callable[..., Broker]
 
 
 def test_a_ready_broker_names_its_addresses_and_processes(start: Start) -> None:
-    broker = start(shard_count=2)
+    broker = start(smp="2")
     status = broker.ready()
     assert status["pid"] == broker.process.pid
     assert len(status["shards"]) == 2
@@ -127,19 +127,19 @@ def test_a_ready_broker_names_its_addresses_and_processes(start: Start) -> None:
 
 
 def test_metadata_names_the_real_ports_and_no_host_unless_one_is_advertised(start: Start) -> None:
-    broker = start(shard_count=2)
+    broker = start(smp="2")
     ports = [int(addr.rpartition(":")[2]) for addr in broker.ready()["kafka_addrs"]]
     assert broker.ask("nodes") == [[0, None, ports[0]], [1, None, ports[1]]]
 
 
 def test_an_advertised_address_counts_up_with_the_shards(start: Start) -> None:
-    broker = start(shard_count=2, advertise_kafka_addr="broker.example:7000")
+    broker = start(smp="2", advertise_kafka_addr="broker.example:7000")
     expected = [[0, "broker.example", 7000], [1, "broker.example", 7001]]
     assert broker.ask("nodes", shard=1) == expected
 
 
 def test_a_shard_holds_only_its_own_descriptors(start: Start) -> None:
-    broker = start(shard_count=2)
+    broker = start(smp="2")
     fds = list(broker.ask("process", shard=1)["fds"].values())
     assert sum(path.endswith("/.lock") for path in fds) == 1
     assert not [path for path in fds if "metadata.db" in path]
@@ -161,7 +161,7 @@ def test_a_pinned_shard_runs_on_one_core(start: Start) -> None:
 
 
 def test_a_dead_shard_is_started_again_with_the_next_leader_epoch(start: Start) -> None:
-    broker = start(shard_count=2)
+    broker = start(smp="2")
     assert broker.ask("create", ["t", 2])[0][0] == 0
     before = broker.ready()["shards"]
     os.kill(before[1], signal.SIGKILL)
@@ -210,7 +210,7 @@ def test_a_shard_that_says_it_cannot_run_ends_the_broker(start: Start, tmp_path:
 
 
 def test_shards_do_not_outlive_a_killed_supervisor(start: Start) -> None:
-    broker = start(shard_count=2)
+    broker = start(smp="2")
     shards = broker.ready()["shards"]
     broker.end(signal.SIGKILL)
     until(lambda: not any(alive(pid) for pid in shards), "the end of the shards")
@@ -218,7 +218,7 @@ def test_shards_do_not_outlive_a_killed_supervisor(start: Start) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_gracefully(start: Start, number: signal.Signals) -> None:
-    broker = start(shard_count=2)
+    broker = start(smp="2")
     shards = broker.ready()["shards"]
     assert broker.end(number) == 0
     assert not any(alive(pid) for pid in shards)
@@ -267,22 +267,22 @@ def test_topics_survive_a_restart_with_their_ids_and_the_next_leader_epoch(start
 
 
 def test_topics_survive_a_killed_supervisor_and_an_immediate_restart(start: Start) -> None:
-    broker = start(shard_count=2)
+    broker = start(smp="2")
     broker.ask("create", ["t", 2])
     broker.end(signal.SIGKILL)
-    assert start(shard_count=2).ask("topics", shard=1) == {"t": [[0, 1], [1, 1]]}
+    assert start(smp="2").ask("topics", shard=1) == {"t": [[0, 1], [1, 1]]}
 
 
 def test_partitions_move_when_there_are_fewer_shards_and_stay_when_there_are_more(
     start: Start,
 ) -> None:
-    broker = start(shard_count=2)
+    broker = start(smp="2")
     broker.ask("create", ["t", 2])
     broker.end()
-    fewer = start(shard_count=1)
+    fewer = start()
     assert fewer.ask("topics") == {"t": [[0, 1], [0, 1]]}
     fewer.end()
-    assert start(shard_count=2).ask("topics", shard=1) == {"t": [[0, 2], [0, 2]]}
+    assert start(smp="2").ask("topics", shard=1) == {"t": [[0, 2], [0, 2]]}
 
 
 def test_partitions_without_their_metadata_are_not_started_over(
