@@ -74,17 +74,22 @@ def _die_with_the_tests() -> None:
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses now, outside the ephemeral range."""
+def free_ports(count: int = 1) -> int:
+    """The first of `count` adjacent TCP ports of 127.0.0.1 that nobody uses now."""
     while True:
-        port = random.choice(PORTS)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        first = random.choice(PORTS[:-count])
+        if all(_is_free(port) for port in range(first, first + count)):
+            return first
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 class RunningBroker:
@@ -93,6 +98,7 @@ class RunningBroker:
     Shapes:  data_dir  where it keeps its data; on a real file system, so that Direct I/O works
              settings  --set NAME=VALUE
              pinned    False: --overprovisioned, so that tests share their cores
+             shards    --smp; may be set to less, and back, between two starts
     """
 
     def __init__(
@@ -101,11 +107,13 @@ class RunningBroker:
         log_path: Path,
         settings: Mapping[str, object] | None = None,
         pinned: bool = False,
+        shards: int = 1,
     ) -> None:
         self.data_dir = data_dir
         self.log_path = log_path
-        self.port = free_port()
-        self.admin_port = free_port()
+        self.shards = shards
+        self.port = free_ports(shards + 1)
+        self.admin_port = self.port + shards
         self._settings = dict(settings or {})
         self._pinned = pinned
         self._process: subprocess.Popen[bytes] | None = None
@@ -114,8 +122,18 @@ class RunningBroker:
 
     @property
     def address(self) -> str:
-        """HOST:PORT for bootstrap.servers."""
-        return f"127.0.0.1:{self.port}"
+        """HOST:PORT of the first shard, for bootstrap.servers."""
+        return self.addresses[0]
+
+    @property
+    def ports(self) -> range:
+        """The Kafka port of each shard."""
+        return range(self.port, self.port + self.shards)
+
+    @property
+    def addresses(self) -> list[str]:
+        """HOST:PORT of each shard."""
+        return [f"127.0.0.1:{port}" for port in self.ports]
 
     @property
     def pid(self) -> int:
@@ -141,6 +159,7 @@ class RunningBroker:
         command = [sys.executable, "-m", "rpk_py", "start", "--log-format", "json"]
         command += ["--data-dir", str(self.data_dir), "--kafka-addr", self.address]
         command += ["--admin-addr", f"127.0.0.1:{self.admin_port}"]
+        command += ["--smp", str(self.shards)]
         command += [] if self._pinned else ["--overprovisioned"]
         for name, value in self._settings.items():
             command += ["--set", f"{name}={value}"]
@@ -204,11 +223,11 @@ class RunningBroker:
         self._process = None
         wait_until(lambda: not any(map(_runs, shards)), "the shards are gone")
 
-    def kill_shard(self) -> None:
-        """SIGKILL to the shard; returns when the supervisor has replaced it and it is ready."""
-        before = self.shard_pids
-        os.kill(before[0], signal.SIGKILL)
-        wait_until(lambda: self.shard_pids != before, "a new shard is ready")
+    def kill_shard(self, index: int = 0) -> None:
+        """SIGKILL to a shard; returns when the supervisor has replaced it and all are ready."""
+        before = self.shard_pids[index]
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: self.shard_pids[index] != before, "a new shard is ready")
 
     def restart(self) -> None:
         """Graceful stop and start on the same ports."""

@@ -28,10 +28,11 @@ class ConnectionClosed(Exception):
 
 
 class WireClient:
-    """One TCP connection to the broker; a context manager."""
+    """One TCP connection to a shard of the broker; a context manager."""
 
-    def __init__(self, broker: RunningBroker) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", broker.port), timeout=TIMEOUT_S)
+    def __init__(self, broker: RunningBroker, shard: int = 0) -> None:
+        address = ("127.0.0.1", broker.ports[shard])
+        self.socket = socket.create_connection(address, timeout=TIMEOUT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._expected: list[tuple[int, int]] = []  # (api key, version) of requests unanswered
         self._correlation_id = 0
@@ -117,11 +118,16 @@ def fetch_request(topic: str, partition: int, offset: int, max_wait_ms: int = 0)
     )
 
 
-def stored_batches(broker: RunningBroker, topic: str, partition: int = 0) -> list[StoredBatch]:
-    """All batches of a partition as they are on the wire, which is as they are on disk."""
+def stored_batches(
+    broker: RunningBroker, topic: str, partition: int = 0, shard: int = 0
+) -> list[StoredBatch]:
+    """All batches of a partition as they are on the wire, which is as they are on disk.
+
+    shard  the one that leads the partition
+    """
     batches: list[StoredBatch] = []
     offset = 0
-    with WireClient(broker) as client:
+    with WireClient(broker, shard) as client:
         while True:
             answer = client.ask(fetch_request(topic, partition, offset), 12)
             data = answer.responses[0].partitions[0]
