@@ -16,7 +16,6 @@ import gc
 import json
 import os
 import re
-import resource
 import signal
 import socket
 import time
@@ -29,9 +28,10 @@ from kafka_protocol.errors import ErrorCode
 from rpk_py import cores, data_dir, listeners, shard_link
 from rpk_py.admin import AdminServer
 from rpk_py.config import Config
+from rpk_py.file_limit import raise_file_limit
 from rpk_py.log_setup import make_logger
 from rpk_py.metadata.channel import ChannelError
-from rpk_py.metadata.controller import Controller, take_leadership_blocking
+from rpk_py.metadata.controller import Controller, start_leadership_blocking
 from rpk_py.metadata.sqlite_store import SqliteStore
 from rpk_py.metadata.state import ClusterState, Json, NodeState, encode_state
 from rpk_py.metadata.store import StoreError
@@ -53,6 +53,7 @@ class BrokerInfo:
     pid: int
     data_dir: Path
     kafka: list[str]  # HOST:PORT of each shard's listener
+    cores: list[int | None]  # that each shard is pinned to; None: not pinned
     admin: str
     shard_pids: list[int]
     disk: str  # backend and whether it bypasses the page cache, in the shard's words
@@ -83,17 +84,11 @@ def run(config: Config, entry: ShardEntry, on_ready: Callable[[BrokerInfo], None
     if not __debug__:
         raise StartupError("rpk-py checks its invariants with assert: start it without python -O")
     log = make_logger(config)
-    _raise_file_limit()
+    raise_file_limit(config, log.warning)
     prepared = _prepare(config, log)
     supervisor = Supervisor(prepared, entry, on_ready, log)
     supervisor.fork_all()
     return asyncio.run(supervisor.serve())
-
-
-def _raise_file_limit() -> None:
-    """Take all file descriptors that the system allows: a segment and a connection cost one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _prepare(config: Config, log: Any) -> _Prepared:
@@ -115,7 +110,7 @@ def _prepare(config: Config, log: Any) -> _Prepared:
         store.open()
         state = store.load()
         state.nodes = {node.node_id: node for node in _nodes(config, kafka)}
-        take_leadership_blocking(store, state, config.node_ids)
+        start_leadership_blocking(store, state, config.node_ids)
     except StoreError as error:
         raise StartupError(str(error)) from None
     store.close()
@@ -166,7 +161,8 @@ def _nodes(config: Config, kafka: list[socket.socket]) -> list[NodeState]:
         if config.advertise_port is not None:
             port = config.advertise_port + index
         host = config.advertise_host
-        nodes.append(NodeState(config.node_id(index), host, port, socket.gethostname()))
+        rack = config.rack or socket.gethostname()
+        nodes.append(NodeState(config.node_id(index), host, port, rack))
     return nodes
 
 
@@ -448,6 +444,7 @@ class Supervisor:
             pid=os.getpid(),
             data_dir=self._config.data_dir,
             kafka=[listeners.address_of(listener) for listener in self._prepared.kafka],
+            cores=[shard.core for shard in self._shards],
             admin=listeners.address_of(self._prepared.admin),
             shard_pids=[shard.pid for shard in self._shards if shard.pid is not None],
             disk=_disk_words(self._shards[0].info, self._config),

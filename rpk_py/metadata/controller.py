@@ -11,20 +11,25 @@ store is opened in the commit thread only, and a failure to open it fails that c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 from kafka_protocol.errors import ErrorCode
 from rpk_py.config import Config
-from rpk_py.metadata.placement import take_leadership
+from rpk_py.metadata.placement import start_leadership, take_leadership
 from rpk_py.metadata.requests import (
+    ConfigResult,
     DeleteResult,
+    PartitionsResult,
     TopicResult,
-    TopicSpec,
+    decode_config_resource,
+    decode_partitions_spec,
     decode_topic_spec,
+    encode_config_result,
     encode_delete_result,
+    encode_partitions_result,
     encode_topic_result,
 )
 from rpk_py.metadata.state import (
@@ -32,17 +37,26 @@ from rpk_py.metadata.state import (
     ClusterState,
     Delta,
     Json,
+    TopicConfigsChanged,
     apply,
     encode_delta,
     encode_state,
 )
 from rpk_py.metadata.store import MetadataStore, StoreError
-from rpk_py.metadata.topic_plan import plan_create_topics, plan_delete_topics
+from rpk_py.metadata.topic_plan import (
+    plan_create_partitions,
+    plan_create_topics,
+    plan_delete_topics,
+)
 from rpk_py.topic_configs import TOPIC_CONFIGS
 
 PRODUCER_ID_BLOCK = 1000  # ids a shard takes at once, as in Kafka
 
+_UNSEEN = "The change is made, but not every shard knows it yet."
+
 T = TypeVar("T")
+R = TypeVar("R", TopicResult, DeleteResult, PartitionsResult, ConfigResult)
+N = TypeVar("N", DeleteResult, PartitionsResult, ConfigResult)
 
 
 class ShardLink(Protocol):
@@ -52,14 +66,13 @@ class ShardLink(Protocol):
         """Queue one message."""
 
 
-def take_leadership_blocking(
+def start_leadership_blocking(
     store: MetadataStore, state: ClusterState, node_ids: Sequence[int]
 ) -> None:
-    """Before any loop runs: next leader epoch for all partitions, in one commit.
-
-    Partitions of shards that do not exist any more move to those that do.  Raises StoreError.
+    """Before any loop runs: leaders among the shards that there are, with the next leader epoch,
+    in one commit.  Raises StoreError.
     """
-    changes = take_leadership(state, node_ids, node_ids)
+    changes = start_leadership(state, node_ids)
     if changes:
         delta = Delta(state.revision + 1, tuple(changes))
         store.commit(delta)
@@ -92,6 +105,13 @@ class Controller:
         self._thread: ThreadPoolExecutor | None = None
         self._store_is_open = False
         self._opening: asyncio.Task[None] | None = None
+        self._ops: dict[str, Callable[[Json], Awaitable[Json]]] = {
+            "create_topics": self._create_topics,
+            "delete_topics": self._delete_topics,
+            "create_partitions": self._create_partitions,
+            "alter_configs": self._alter_configs,
+            "allocate_producer_ids": self._allocate_producer_ids,
+        }
 
     # Shards come and go.
 
@@ -124,78 +144,99 @@ class Controller:
     async def handle(self, message: Json) -> Json:
         """Answer one request of a shard; the reply is what its replica expects for that op."""
         op = message["op"]
+        answer = self._ops.get(op)
+        if answer is None:
+            text = f"The controller does not know {op}."
+            return _refusal(ErrorCode.UNKNOWN_SERVER_ERROR, text)
         try:
-            if op == "create_topics":
-                specs = [decode_topic_spec(row) for row in message["topics"]]
-                created = await self.create_topics(
-                    specs, message["timeout_ms"], message["validate_only"]
-                )
-                return {"results": [encode_topic_result(result) for result in created]}
-            if op == "delete_topics":
-                topics = [
-                    (name, None if hex_id is None else bytes.fromhex(hex_id))
-                    for name, hex_id in message["topics"]
-                ]
-                deleted = await self.delete_topics(topics, message["timeout_ms"])
-                return {"results": [encode_delete_result(result) for result in deleted]}
-            if op == "allocate_producer_ids":
-                async with self._commit_lock:
-                    first = await self._in_thread(
-                        self._store.allocate_producer_ids, PRODUCER_ID_BLOCK
-                    )
-                return {"first": first, "count": PRODUCER_ID_BLOCK}
+            return await answer(message)
         except StoreError as error:
             self._log.error("a metadata commit failed", op=op, reason=str(error))
             return _refusal(ErrorCode.KAFKA_STORAGE_ERROR, f"The commit failed: {error}")
-        return _refusal(ErrorCode.UNKNOWN_SERVER_ERROR, f"The controller does not know {op}.")
 
-    async def create_topics(
-        self, specs: Sequence[TopicSpec], timeout_ms: int, validate_only: bool
-    ) -> list[TopicResult]:
-        """Create topics; see topic_plan for what is refused and why.  Raises StoreError."""
-        deadline_s = asyncio.get_running_loop().time() + max(timeout_ms, 0) / 1000
-        async with self._commit_lock:
-            results, created = plan_create_topics(self.state, specs, self._config, self._new_id)
-            if validate_only or not created:
-                return results
-            revision = await self._commit(created)
-        for change in created:
-            self._warn_about_configs(change.topic.name, change.topic.configs)
-        if not await self._wait_applied(revision, deadline_s):
-            text = "The topic is created, but not every shard knows it yet."
-            results = [
-                result
-                if result.error_code != ErrorCode.NONE
-                else TopicResult(result.name, ErrorCode.REQUEST_TIMED_OUT, text)
-                for result in results
-            ]
-        return results
+    async def _create_topics(self, message: Json) -> Json:
+        specs = [decode_topic_spec(row) for row in message["topics"]]
 
-    async def delete_topics(
-        self, topics: Sequence[tuple[str | None, bytes | None]], timeout_ms: int
-    ) -> list[DeleteResult]:
-        """Delete topics given by name or by id.  Raises StoreError."""
-        deadline_s = asyncio.get_running_loop().time() + max(timeout_ms, 0) / 1000
+        def plan() -> tuple[list[TopicResult], Sequence[Change]]:
+            results, created = plan_create_topics(
+                self.state, specs, self._effective_config(), self._new_id
+            )
+            for change in created:
+                self._warn_about_configs(change.topic.name, change.topic.configs)
+            return results, created
+
+        def timed_out(result: TopicResult) -> TopicResult:
+            return TopicResult(result.name, ErrorCode.REQUEST_TIMED_OUT, _UNSEEN)
+
+        return _results(await self._change(message, plan, timed_out), encode_topic_result)
+
+    async def _delete_topics(self, message: Json) -> Json:
+        topics = [
+            (name, None if hex_id is None else bytes.fromhex(hex_id))
+            for name, hex_id in message["topics"]
+        ]
+
+        def plan() -> tuple[list[DeleteResult], Sequence[Change]]:
+            return plan_delete_topics(self.state, topics)
+
+        return _results(await self._change(message, plan, _timed_out), encode_delete_result)
+
+    async def _create_partitions(self, message: Json) -> Json:
+        specs = [decode_partitions_spec(row) for row in message["topics"]]
+
+        def plan() -> tuple[list[PartitionsResult], Sequence[Change]]:
+            return plan_create_partitions(self.state, specs, self._effective_config())
+
+        return _results(await self._change(message, plan, _timed_out), encode_partitions_result)
+
+    async def _alter_configs(self, message: Json) -> Json:
+        from rpk_py.metadata.config_plan import plan_alter_configs  # type: ignore
+
+        resources = [decode_config_resource(row) for row in message["resources"]]
+
+        def plan() -> tuple[list[ConfigResult], Sequence[Change]]:
+            results, changes = plan_alter_configs(
+                self.state, self._config, resources, message["incremental"]
+            )
+            for change in changes:
+                if isinstance(change, TopicConfigsChanged):
+                    topic = self.state.topics_by_id[change.topic_id]
+                    self._warn_about_configs(topic.name, change.configs)
+            return results, changes
+
+        return _results(await self._change(message, plan, _timed_out), encode_config_result)
+
+    async def _allocate_producer_ids(self, message: Json) -> Json:
         async with self._commit_lock:
-            results, deleted = plan_delete_topics(self.state, topics)
-            if not deleted:
+            first = await self._in_thread(self._store.allocate_producer_ids, PRODUCER_ID_BLOCK)
+        return {"first": first, "count": PRODUCER_ID_BLOCK}
+
+    async def _change(
+        self,
+        message: Json,
+        plan: Callable[[], tuple[list[R], Sequence[Change]]],
+        timed_out: Callable[[R], R],
+    ) -> list[R]:
+        """Plan on the newest state, commit, and wait for the shards; the answer of every request.
+
+        Shapes:  message    with timeout_ms, and perhaps validate_only
+                 timed_out  what a result becomes that not every live shard knows in time
+        Raises:  StoreError  nothing was changed
+        """
+        deadline_s = asyncio.get_running_loop().time() + max(message["timeout_ms"], 0) / 1000
+        async with self._commit_lock:
+            results, changes = plan()
+            if not changes or message.get("validate_only"):
                 return results
-            revision = await self._commit(deleted)
+            revision = await self._commit(changes)
         if await self._wait_applied(revision, deadline_s):
             return results
-        text = "The topic is deleted, but not every shard knows it yet."
-        timed_out = ErrorCode.REQUEST_TIMED_OUT
-        return [
-            result
-            if result.error_code != ErrorCode.NONE
-            else result._replace(error_code=timed_out, error_message=text)
-            for result in results
-        ]
+        return [timed_out(r) if r.error_code == ErrorCode.NONE else r for r in results]
 
     async def take_leadership(self, node_id: int) -> None:
         """Before a shard is started again: the next leader epoch for its partitions."""
         async with self._commit_lock:
-            changes = take_leadership(self.state, sorted(self.state.nodes), [node_id])
+            changes = take_leadership(self.state, node_id)
             if changes:
                 await self._commit(changes)
 
@@ -222,7 +263,11 @@ class Controller:
             return False
         return True
 
-    def _warn_about_configs(self, topic: str, configs: dict[str, str]) -> None:
+    def _effective_config(self) -> Config:
+        """The configuration with the dynamic broker configs that hold for all nodes."""
+        return self._config
+
+    def _warn_about_configs(self, topic: str, configs: Mapping[str, str]) -> None:
         idle = sorted(name for name in configs if not TOPIC_CONFIGS[name].has_effect)
         if idle:
             self._log.warning(
@@ -303,6 +348,14 @@ class Controller:
 
 def _nothing() -> None:
     """A commit of nothing: opens the store."""
+
+
+def _results(results: Sequence[R], encode: Callable[[R], list[Any]]) -> Json:
+    return {"results": [encode(result) for result in results]}
+
+
+def _timed_out(result: N) -> N:
+    return result._replace(error_code=ErrorCode.REQUEST_TIMED_OUT, error_message=_UNSEEN)
 
 
 def _refusal(code: ErrorCode, text: str) -> Json:

@@ -18,11 +18,19 @@ from typing import Any, TypeAlias
 from kafka_protocol.errors import ErrorCode
 from rpk_py.metadata import channel
 from rpk_py.metadata.requests import (
+    ConfigResource,
+    ConfigResult,
     DeleteResult,
+    PartitionsResult,
+    PartitionsSpec,
     TopicResult,
     TopicSpec,
+    decode_config_result,
     decode_delete_result,
+    decode_partitions_result,
     decode_topic_result,
+    encode_config_resource,
+    encode_partitions_spec,
     encode_topic_spec,
 )
 from rpk_py.metadata.state import (
@@ -37,8 +45,9 @@ from rpk_py.metadata.state import (
 # The supervisor answers at the request's own timeout; the shard waits this much longer for that
 # more precise answer before it gives its own.
 _REPLY_GRACE_S = 0.5
-_ALLOCATE_TIMEOUT_S = 30.0
+_ALLOCATE_TIMEOUT_MS = 30_000
 _AUTO_CREATE_TIMEOUT_MS = 30_000
+_ALTER_TIMEOUT_MS = 30_000  # these requests carry no timeout of their own
 # Names that are being created automatically at a time: a Metadata request may hold any number of
 # them, and whoever asks for more asks again.
 AUTO_CREATING_MAX = 100
@@ -129,7 +138,7 @@ class MetadataReplica:
                 "timeout_ms": timeout_ms,
                 "validate_only": validate_only,
             },
-            max(timeout_ms, 0) / 1000 + _REPLY_GRACE_S,
+            timeout_ms,
         )
         if "results" in reply:
             return [decode_topic_result(row) for row in reply["results"]]
@@ -146,19 +155,59 @@ class MetadataReplica:
                 "topics": [[name, None if id_ is None else id_.hex()] for name, id_ in topics],
                 "timeout_ms": timeout_ms,
             },
-            max(timeout_ms, 0) / 1000 + _REPLY_GRACE_S,
+            timeout_ms,
         )
         if "results" in reply:
             return [decode_delete_result(row) for row in reply["results"]]
         error, text = reply["error_code"], reply["error_message"]
         return [DeleteResult(name, id_ or bytes(16), error, text) for name, id_ in topics]
 
+    async def create_partitions(
+        self, specs: Sequence[PartitionsSpec], timeout_ms: int, validate_only: bool
+    ) -> list[PartitionsResult]:
+        """Add partitions to topics; answers like create_topics."""
+        reply = await self._request(
+            {
+                "op": "create_partitions",
+                "topics": [encode_partitions_spec(spec) for spec in specs],
+                "timeout_ms": timeout_ms,
+                "validate_only": validate_only,
+            },
+            timeout_ms,
+        )
+        if "results" in reply:
+            return [decode_partitions_result(row) for row in reply["results"]]
+        error, text = reply["error_code"], reply["error_message"]
+        return [PartitionsResult(n, error, text) for n in dict.fromkeys(s.name for s in specs)]
+
+    async def alter_configs(
+        self, resources: Sequence[ConfigResource], incremental: bool, validate_only: bool
+    ) -> list[ConfigResult]:
+        """Change configs of topics and brokers; answers like create_topics, within 30 s.
+
+        incremental  False: what is not given goes back to its default
+        """
+        reply = await self._request(
+            {
+                "op": "alter_configs",
+                "resources": [encode_config_resource(resource) for resource in resources],
+                "incremental": incremental,
+                "timeout_ms": _ALTER_TIMEOUT_MS,
+                "validate_only": validate_only,
+            },
+            _ALTER_TIMEOUT_MS,
+        )
+        if "results" in reply:
+            return [decode_config_result(row) for row in reply["results"]]
+        error, text = reply["error_code"], reply["error_message"]
+        return [ConfigResult(r.kind, r.name, error, text) for r in resources]
+
     async def allocate_producer_ids(self) -> tuple[int, int]:
         """A block of producer ids that nobody else gets: (first id, count).
 
         Raises: TimeoutError  the controller did not answer; ask again
         """
-        reply = await self._request({"op": "allocate_producer_ids"}, _ALLOCATE_TIMEOUT_S)
+        reply = await self._request({"op": "allocate_producer_ids"}, _ALLOCATE_TIMEOUT_MS)
         if "first" not in reply:
             raise TimeoutError(reply["error_message"])
         return reply["first"], reply["count"]
@@ -191,7 +240,7 @@ class MetadataReplica:
                     )
             self._auto_creating.difference_update(names)
 
-    async def _request(self, message: Json, timeout_s: float) -> Json:
+    async def _request(self, message: Json, timeout_ms: int) -> Json:
         if len(self._pending) >= self._requests_max:
             return {"error_code": int(ErrorCode.REQUEST_TIMED_OUT), "error_message": _BUSY}
         request_id = self._next_request_id
@@ -200,7 +249,7 @@ class MetadataReplica:
         self._pending[request_id] = future
         try:
             self._send({"type": "request", "id": request_id, **message})
-            return await asyncio.wait_for(future, timeout_s)
+            return await asyncio.wait_for(future, max(timeout_ms, 0) / 1000 + _REPLY_GRACE_S)
         except TimeoutError:
             return {"error_code": int(ErrorCode.REQUEST_TIMED_OUT), "error_message": _TIMED_OUT}
         finally:

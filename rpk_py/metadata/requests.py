@@ -49,6 +49,50 @@ class DeleteResult(NamedTuple):
     error_message: str | None
 
 
+@dataclass(slots=True)
+class PartitionsSpec:
+    """One topic of a CreatePartitions request.
+
+    count        partitions the topic is to have
+    assignments  replica node ids of each new partition, or None for ours to choose
+    """
+
+    name: str
+    count: int
+    assignments: list[list[int]] | None = None
+
+
+class PartitionsResult(NamedTuple):
+    """The answer for one topic of a CreatePartitions request."""
+
+    name: str
+    error_code: int = 0
+    error_message: str | None = None
+
+
+@dataclass(slots=True)
+class ConfigResource:
+    """One resource of an AlterConfigs or IncrementalAlterConfigs request.
+
+    kind     Kafka's resource type: 2 topic, 4 broker
+    name     topic name, or node id in decimal ("" for all nodes)
+    configs  (name, operation, value): 0 set, 1 delete, 2 append, 3 subtract
+    """
+
+    kind: int
+    name: str
+    configs: list[tuple[str, int, str | None]] = field(default_factory=list)
+
+
+class ConfigResult(NamedTuple):
+    """The answer for one resource of such a request."""
+
+    kind: int
+    name: str
+    error_code: int = 0
+    error_message: str | None = None
+
+
 def encode_topic_spec(spec: TopicSpec) -> list[Any]:
     """A TopicSpec as a JSON row."""
     return [
@@ -106,3 +150,46 @@ def encode_delete_result(result: DeleteResult) -> list[Any]:
 def decode_delete_result(row: list[Any]) -> DeleteResult:
     """Inverse of encode_delete_result."""
     return DeleteResult(row[0], bytes.fromhex(row[1]), row[2], row[3])
+
+
+def encode_partitions_spec(spec: PartitionsSpec) -> list[Any]:
+    """A PartitionsSpec as a JSON row."""
+    return [spec.name, spec.count, spec.assignments]
+
+
+def decode_partitions_spec(row: list[Any]) -> PartitionsSpec:
+    """Inverse of encode_partitions_spec."""
+    return PartitionsSpec(*row)
+
+
+def encode_partitions_result(result: PartitionsResult) -> list[Any]:
+    """A PartitionsResult as a JSON row."""
+    return [result.name, int(result.error_code), result.error_message]
+
+
+def decode_partitions_result(row: list[Any]) -> PartitionsResult:
+    """Inverse of encode_partitions_result."""
+    return PartitionsResult(*row)
+
+
+def encode_config_resource(resource: ConfigResource) -> list[Any]:
+    """A ConfigResource as a JSON row."""
+    return [resource.kind, resource.name, resource.configs]
+
+
+def decode_config_resource(row: list[Any]) -> ConfigResource:
+    """Inverse of encode_config_resource."""
+    kind, name, configs = row
+    return ConfigResource(
+        kind, name, [(key, operation, value) for key, operation, value in configs]
+    )
+
+
+def encode_config_result(result: ConfigResult) -> list[Any]:
+    """A ConfigResult as a JSON row."""
+    return [result.kind, result.name, int(result.error_code), result.error_message]
+
+
+def decode_config_result(row: list[Any]) -> ConfigResult:
+    """Inverse of encode_config_result."""
+    return ConfigResult(*row)

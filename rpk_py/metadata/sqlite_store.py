@@ -31,8 +31,12 @@ from rpk_py.metadata.state import (
 )
 from rpk_py.metadata.store import StoreError
 
-FORMAT_VERSION = 1  # PRAGMA user_version; raise it with a migration
+FORMAT_VERSION = 2  # PRAGMA user_version; raise it with a migration
 
+_BROKER_CONFIGS = (
+    "CREATE TABLE broker_configs (node TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL,"
+    " PRIMARY KEY (node, name)) WITHOUT ROWID"
+)
 _SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE topics (topic_id BLOB PRIMARY KEY, name TEXT NOT NULL UNIQUE,"
@@ -41,8 +45,17 @@ _SCHEMA = (
     " leader INTEGER NOT NULL, leader_epoch INTEGER NOT NULL, replicas TEXT NOT NULL,"
     " isr TEXT NOT NULL, PRIMARY KEY (topic_id, idx)) WITHOUT ROWID",
     "CREATE TABLE deleted_topics (seq INTEGER PRIMARY KEY, topic_id BLOB NOT NULL)",
-    "CREATE TABLE broker_configs (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    _BROKER_CONFIGS,
 )
+# What brings a file of the format before to the one that is the key.
+_MIGRATIONS = {
+    2: (
+        "ALTER TABLE broker_configs RENAME TO broker_configs_1",  # of all nodes, without a column
+        _BROKER_CONFIGS,
+        "INSERT INTO broker_configs SELECT '', name, value FROM broker_configs_1",
+        "DROP TABLE broker_configs_1",
+    ),
+}
 _BUSY_S = 5.0  # another process may hold the file for a moment: a backup, or a shell
 
 
@@ -84,12 +97,14 @@ class SqliteStore:
                 (version,) = cursor.execute("PRAGMA user_version").fetchone()
                 if version == 0:
                     self._create(cursor)
-                elif version != FORMAT_VERSION:
+                elif version > FORMAT_VERSION:
                     raise StoreError(
-                        f"{self._path} has format {version}, this version of rpk-py reads format"
-                        f" {FORMAT_VERSION}: start a newer rpk-py on this data directory"
+                        f"{self._path} has format {version}, this version of rpk-py reads formats"
+                        f" up to {FORMAT_VERSION}: start a newer rpk-py on this data directory"
                     )
-                self._check_host(cursor)
+                self._check_host(cursor)  # before anything of it is changed
+                if 0 < version < FORMAT_VERSION:
+                    _migrate(cursor, version)
             self._was_open = True
         except sqlite3.Error as error:
             self.close()
@@ -148,8 +163,8 @@ class SqliteStore:
                             index, leader, leader_epoch, json.loads(replicas), json.loads(isr)
                         )
                     )
-                rows = cursor.execute("SELECT name, value FROM broker_configs")
-                state.broker_configs = dict(rows.fetchall())
+                for node, name, value in cursor.execute("SELECT * FROM broker_configs"):
+                    state.broker_configs.setdefault(node, {})[name] = value
                 for (topic_id,) in cursor.execute(
                     "SELECT topic_id FROM deleted_topics ORDER BY seq"
                 ):
@@ -198,6 +213,14 @@ class SqliteStore:
             raise
 
 
+def _migrate(cursor: sqlite3.Cursor, version: int) -> None:
+    """Within the transaction that opens the file, so it is of one format or of the other."""
+    for target in range(version + 1, FORMAT_VERSION + 1):
+        for statement in _MIGRATIONS[target]:
+            cursor.execute(statement)
+    cursor.execute(f"PRAGMA user_version={FORMAT_VERSION}")
+
+
 def _meta(cursor: sqlite3.Cursor, key: str) -> str:
     row = cursor.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     if row is None:
@@ -234,8 +257,11 @@ def _store_change(cursor: sqlite3.Cursor, change: Change) -> None:
             (json.dumps(dict(change.configs)), change.topic_id),
         )
     elif isinstance(change, BrokerConfigsChanged):
-        cursor.execute("DELETE FROM broker_configs")
-        cursor.executemany("INSERT INTO broker_configs VALUES (?, ?)", change.configs.items())
+        cursor.execute("DELETE FROM broker_configs WHERE node = ?", (change.node,))
+        cursor.executemany(
+            "INSERT INTO broker_configs VALUES (?, ?, ?)",
+            [(change.node, name, value) for name, value in change.configs.items()],
+        )
     # NodesChanged is not stored: which shards live is known anew at every start.
 
 

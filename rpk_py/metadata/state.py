@@ -67,14 +67,17 @@ class TopicState:
 
 @dataclass(slots=True)
 class ClusterState:
-    """Everything that shards and controller agree on, as of `revision`."""
+    """Everything that shards and controller agree on, as of `revision`.
+
+    broker_configs  dynamic configs by Kafka's names: of "" for every node, of "3" for node 3
+    """
 
     revision: int = 0
     cluster_id: str = ""  # 22 characters, base64 of a uuid, as Kafka writes it
     topics: dict[str, TopicState] = field(default_factory=dict)
     topics_by_id: dict[bytes, TopicState] = field(default_factory=dict)
     nodes: dict[int, NodeState] = field(default_factory=dict)
-    broker_configs: dict[str, str] = field(default_factory=dict)
+    broker_configs: dict[str, dict[str, str]] = field(default_factory=dict)  # never an empty one
     deleted_topic_ids: dict[bytes, None] = field(default_factory=dict)  # oldest first, bounded
 
     def add_topic(self, topic: TopicState) -> None:
@@ -134,8 +137,9 @@ class TopicConfigsChanged:
 
 @dataclass(frozen=True, slots=True)
 class BrokerConfigsChanged:
-    """The dynamic broker configs are exactly these from now on."""
+    """The dynamic configs of one node, or of all ("") are exactly these from now on."""
 
+    node: str  # a node id in decimal, or "" for the default of all nodes
     configs: Mapping[str, str]
 
 
@@ -190,7 +194,9 @@ def _apply_change(state: ClusterState, change: Change) -> None:
     elif isinstance(change, TopicConfigsChanged):
         state.topics_by_id[change.topic_id].configs = dict(change.configs)
     elif isinstance(change, BrokerConfigsChanged):
-        state.broker_configs = dict(change.configs)
+        state.broker_configs.pop(change.node, None)
+        if change.configs:
+            state.broker_configs[change.node] = dict(change.configs)
     else:
         state.nodes = {node.node_id: node for node in change.nodes}
 
@@ -257,7 +263,7 @@ def encode_state(state: ClusterState) -> Json:
         "cluster_id": state.cluster_id,
         "topics": [encode_topic(topic) for topic in state.topics.values()],
         "nodes": [encode_node(node) for node in state.nodes.values()],
-        "broker_configs": dict(state.broker_configs),
+        "broker_configs": {node: dict(c) for node, c in state.broker_configs.items()},
         "deleted_topic_ids": [topic_id.hex() for topic_id in state.deleted_topic_ids],
     }
 
@@ -268,7 +274,7 @@ def decode_state(message: Json) -> ClusterState:
     for topic in message["topics"]:
         state.add_topic(decode_topic(topic))
     state.nodes = {row[0]: NodeState(*row) for row in message["nodes"]}
-    state.broker_configs = dict(message["broker_configs"])
+    state.broker_configs = {node: dict(c) for node, c in message["broker_configs"].items()}
     for topic_id in message["deleted_topic_ids"]:
         state.note_deleted(bytes.fromhex(topic_id))
     return state
@@ -296,7 +302,8 @@ def _encode_change(change: Change) -> Json:
         configs = dict(change.configs)
         return {"kind": "topic_configs", "id": change.topic_id.hex(), "configs": configs}
     if isinstance(change, BrokerConfigsChanged):
-        return {"kind": "broker_configs", "configs": dict(change.configs)}
+        configs = dict(change.configs)
+        return {"kind": "broker_configs", "node": change.node, "configs": configs}
     return {"kind": "nodes", "nodes": [encode_node(node) for node in change.nodes]}
 
 
@@ -312,6 +319,6 @@ def _decode_change(message: Json) -> Change:
     if kind == "topic_configs":
         return TopicConfigsChanged(bytes.fromhex(message["id"]), message["configs"])
     if kind == "broker_configs":
-        return BrokerConfigsChanged(message["configs"])
+        return BrokerConfigsChanged(message["node"], message["configs"])
     assert kind == "nodes", kind
     return NodesChanged(tuple(NodeState(*row) for row in message["nodes"]))

@@ -1,4 +1,4 @@
-"""What a CreateTopics or DeleteTopics request does to the state: validated, but not applied.
+"""What CreateTopics, CreatePartitions and DeleteTopics do to the state: checked, not applied.
 
 Which process: supervisor.  Pure: the caller passes the source of topic ids.
 Invariants: the answer follows the request's order, one per distinct name or id; each topic
@@ -17,9 +17,16 @@ from kafka_protocol.errors import ErrorCode
 from rpk_py import topic_configs
 from rpk_py.config import SHARDS_PER_HOST_MAX, Config
 from rpk_py.metadata.placement import leader_counts, led_by, place
-from rpk_py.metadata.requests import DeleteResult, TopicResult, TopicSpec
+from rpk_py.metadata.requests import (
+    DeleteResult,
+    PartitionsResult,
+    PartitionsSpec,
+    TopicResult,
+    TopicSpec,
+)
 from rpk_py.metadata.state import (
     ClusterState,
+    PartitionsChanged,
     TopicCreated,
     TopicDeleted,
     TopicState,
@@ -229,25 +236,109 @@ def _assigned_leaders(plan: _Plan, spec: TopicSpec) -> list[int]:
     for index, replicas in spec.assignments:
         if index in leaders:
             raise _Refused(code, f"Found multiple manual partition assignments for {index}.")
-        if not replicas:
-            raise _Refused(code, "The manual partition assignment includes an empty replica list.")
-        if len(set(replicas)) != len(replicas):
-            raise _Refused(code, "The manual partition assignment includes a broker twice.")
-        for node_id in replicas:
-            if node_id not in plan.state.nodes:
-                raise _Refused(
-                    code,
-                    f"The manual partition assignment includes broker {node_id}, but no such"
-                    " broker is registered.",
-                )
-        if len({node_id // SHARDS_PER_HOST_MAX for node_id in replicas}) != len(replicas):
-            raise _Refused(code, "The manual partition assignment puts two replicas on one host.")
+        _check_replicas(plan.state, replicas)
         leaders[index] = replicas[0]
     if sorted(leaders) != list(range(len(leaders))):
         raise _Refused(code, "Partitions should be a consecutive 0-based integer sequence.")
     for leader in leaders.values():
         plan.counts[leader] += 1
     return [leaders[index] for index in range(len(leaders))]
+
+
+def _check_replicas(state: ClusterState, replicas: Sequence[int]) -> None:
+    """Check one partition's manual assignment (validateManualPartitionAssignment)."""
+    code = ErrorCode.INVALID_REPLICA_ASSIGNMENT
+    if not replicas:
+        raise _Refused(code, "The manual partition assignment includes an empty replica list.")
+    for position, node_id in enumerate(replicas):
+        if node_id in replicas[:position]:
+            raise _Refused(
+                code,
+                f"The manual partition assignment includes the broker {node_id} more than once.",
+            )
+        if node_id not in state.nodes:
+            raise _Refused(
+                code,
+                f"The manual partition assignment includes broker {node_id}, but no such broker"
+                " is registered.",
+            )
+    if len({node_id // SHARDS_PER_HOST_MAX for node_id in replicas}) != len(replicas):
+        raise _Refused(code, "The manual partition assignment puts two replicas on one host.")
+
+
+def plan_create_partitions(
+    state: ClusterState, specs: Sequence[PartitionsSpec], config: Config
+) -> tuple[list[PartitionsResult], list[PartitionsChanged]]:
+    """Check every topic of a CreatePartitions request, and place what it adds.
+
+    Source: the checks and their order are ReplicationControlManager.createPartitions'; limits ours
+    """
+    names = Counter(spec.name for spec in specs)
+    counts = leader_counts(state.topics.values(), sorted(state.nodes))
+    room = config.partitions_max - sum(len(topic.partitions) for topic in state.topics.values())
+    results = {}
+    changes = []
+    for spec in specs:
+        if names[spec.name] > 1:
+            text = "Duplicate topic name."
+            results[spec.name] = PartitionsResult(spec.name, ErrorCode.INVALID_REQUEST, text)
+            continue
+        try:
+            change = _plan_partitions(state, spec, config, counts, room)
+        except _Refused as refused:
+            results[spec.name] = PartitionsResult(spec.name, refused.code, str(refused) or None)
+        else:
+            room -= len(change.partitions)
+            changes.append(change)
+            results[spec.name] = PartitionsResult(spec.name)
+    return list(results.values()), changes
+
+
+def _plan_partitions(
+    state: ClusterState, spec: PartitionsSpec, config: Config, counts: dict[int, int], room: int
+) -> PartitionsChanged:
+    topic = state.topics.get(spec.name)
+    if topic is None:
+        raise _Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "")
+    has = len(topic.partitions)
+    if spec.count == has:
+        raise _Refused(ErrorCode.INVALID_PARTITIONS, f"Topic already has {has} partition(s).")
+    if spec.count < has:
+        raise _Refused(
+            ErrorCode.INVALID_PARTITIONS,
+            f"The topic {spec.name} currently has {has} partition(s); {spec.count} would not be"
+            " an increase.",
+        )
+    added = spec.count - has
+    if spec.assignments is not None and len(spec.assignments) != added:
+        raise _Refused(
+            ErrorCode.INVALID_REPLICA_ASSIGNMENT,
+            f"Attempted to add {added} additional partition(s), but only {len(spec.assignments)}"
+            " assignment(s) were specified.",
+        )
+    if spec.count > config.partitions_per_topic_max:
+        raise _Refused(
+            ErrorCode.INVALID_PARTITIONS,
+            f"{spec.count} partitions are more than"
+            f" partitions_per_topic_max={config.partitions_per_topic_max} allows.",
+        )
+    if added > room:
+        raise _Refused(
+            ErrorCode.POLICY_VIOLATION,
+            f"The broker may have at most {config.partitions_max} partitions.",
+        )
+    if spec.assignments is None:
+        leaders = place(added, counts, leader_counts([topic], counts))
+    else:
+        for replicas in spec.assignments:
+            _check_replicas(state, replicas)
+        leaders = [replicas[0] for replicas in spec.assignments]
+        for leader in leaders:
+            counts[leader] += 1
+    return PartitionsChanged(
+        topic.topic_id,
+        tuple(led_by(has + offset, leader, 0) for offset, leader in enumerate(leaders)),
+    )
 
 
 def plan_delete_topics(

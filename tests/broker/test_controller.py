@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from kafka_protocol.errors import ErrorCode
-from rpk_py.metadata.controller import take_leadership_blocking
+from rpk_py.metadata.controller import start_leadership_blocking
 from rpk_py.metadata.replica import AUTO_CREATING_MAX
 from rpk_py.metadata.requests import TopicSpec
 from rpk_py.metadata.state import ClusterState, Delta, apply
@@ -346,7 +346,7 @@ def test_a_start_commits_the_next_leader_epochs_before_anyone_serves() -> None:
     store.open()
     expected = make_state()
     expected.replace(state)
-    take_leadership_blocking(store, state, [0, 1])
+    start_leadership_blocking(store, state, [0, 1])
     (delta,) = store.deltas
     assert delta.revision == state.revision == 1
     assert {t.partitions[0].leader_epoch for t in state.topics.values()} == {1}
@@ -354,7 +354,7 @@ def test_a_start_commits_the_next_leader_epochs_before_anyone_serves() -> None:
 
 def test_a_start_without_topics_commits_nothing() -> None:
     store = MemoryStore()
-    take_leadership_blocking(store, make_state(), [0, 1])
+    start_leadership_blocking(store, make_state(), [0, 1])
     assert not store.deltas
 
 

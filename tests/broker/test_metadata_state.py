@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from rpk_py.metadata.placement import leader_counts, led_by, place, take_leadership
+from rpk_py.metadata.placement import led_by
 from rpk_py.metadata.state import (
     BrokerConfigsChanged,
     ClusterState,
@@ -45,7 +45,11 @@ EVERY_CHANGE = (
     TopicCreated(make_topic("b", ID_B, (0, 1))),
     TopicConfigsChanged(ID_B, {"retention.ms": "5"}),
     PartitionsChanged(ID_B, (led_by(1, 0, 4), led_by(2, 1, 0))),
-    BrokerConfigsChanged({"flush.ms": "7"}),
+    BrokerConfigsChanged("", {"flush.ms": "7", "flush.bytes": "9"}),
+    BrokerConfigsChanged("", {"flush.ms": "7"}),
+    BrokerConfigsChanged("1", {"flush.ms": "8"}),
+    BrokerConfigsChanged("0", {"flush.ms": "6"}),
+    BrokerConfigsChanged("0", {}),
     NodesChanged((NodeState(0, None, 9092, "here"), NodeState(1, "other", 9093))),
     TopicDeleted("a", ID_A),
 )
@@ -64,7 +68,7 @@ def test_a_delta_applies_all_its_changes() -> None:
     topic = state.topics["b"]
     assert topic.partitions == [led_by(0, 0, 3), led_by(1, 0, 4), led_by(2, 1, 0)]
     assert topic.configs == {"retention.ms": "5"}
-    assert state.broker_configs == {"flush.ms": "7"}
+    assert state.broker_configs == {"": {"flush.ms": "7"}, "1": {"flush.ms": "8"}}
     assert state.nodes[1].host == "other"
     assert state.revision == 1
 
@@ -101,53 +105,3 @@ def test_a_replaced_state_is_seen_by_whoever_holds_the_object() -> None:
 def test_only_the_brokers_own_topics_are_internal() -> None:
     assert make_topic("__consumer_offsets").internal
     assert not make_topic("consumer_offsets").internal
-
-
-# Placement.
-
-
-def test_partitions_of_a_topic_go_round_the_nodes_from_the_one_that_leads_the_fewest() -> None:
-    counts = {0: 2, 1: 1, 2: 1}
-    assert place(5, counts) == [1, 2, 0, 1, 2]
-    assert counts == {0: 3, 1: 3, 2: 3}
-
-
-def test_a_new_empty_node_does_not_get_a_whole_topic() -> None:
-    assert sorted(place(4, {0: 100, 1: 0})) == [0, 0, 1, 1]
-
-
-def test_leaders_that_are_not_among_the_nodes_are_not_counted() -> None:
-    assert leader_counts([make_topic(leaders=(0, 0, 5))], [0, 1]) == {0: 2, 1: 0}
-
-
-def test_at_a_start_every_partition_gets_the_next_leader_epoch() -> None:
-    state = state_with(make_topic(leaders=(0, 1)), nodes=(0, 1))
-    (change,) = take_leadership(state, [0, 1], [0, 1])
-    assert change.partitions == (led_by(0, 0, 4), led_by(1, 1, 4))
-
-
-def test_when_one_shard_comes_back_only_its_partitions_change() -> None:
-    topics = (make_topic("a", ID_A, (0, 1, 0)), make_topic("b", ID_B, (1,)))
-    state = state_with(*topics, nodes=(0, 1))
-    (change,) = take_leadership(state, [0, 1], [0])
-    assert change.topic_id == ID_A
-    assert [(p.index, p.leader, p.leader_epoch) for p in change.partitions] == [
-        (0, 0, 4),
-        (2, 0, 4),
-    ]
-
-
-def test_with_fewer_shards_the_partitions_of_missing_ones_move_to_those_that_exist() -> None:
-    state = state_with(make_topic(leaders=(0, 1, 2, 3)))
-    (change,) = take_leadership(state, [0, 1], [0, 1])
-    assert [p.leader for p in change.partitions[:2]] == [0, 1]
-    assert sorted(p.leader for p in change.partitions[2:]) == [0, 1]
-    for partition in change.partitions:
-        assert partition.leader_epoch == 4
-        assert partition.replicas == partition.isr == [partition.leader]
-
-
-def test_with_more_shards_every_partition_stays_where_its_leader_is() -> None:
-    state = state_with(make_topic(leaders=(0, 0)))
-    (change,) = take_leadership(state, [0, 1, 2, 3], [0, 1, 2, 3])
-    assert [p.leader for p in change.partitions] == [0, 0]

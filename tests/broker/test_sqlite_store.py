@@ -58,7 +58,7 @@ def test_what_was_committed_is_there_after_opening_again(
     deltas = [
         Delta(1, (created("a", ID_A), created("b", ID_B))),
         Delta(2, (PartitionsChanged(ID_A, (led_by(1, 0, 1), led_by(2, 0, 0))),)),
-        Delta(3, (TopicConfigsChanged(ID_A, {}), BrokerConfigsChanged({"flush.ms": "1"}))),
+        Delta(3, (TopicConfigsChanged(ID_A, {}), BrokerConfigsChanged("1", {"flush.ms": "1"}))),
         Delta(4, (TopicDeleted("b", ID_B), NodesChanged((NodeState(0, None, 9092),)))),
     ]
     expected = store.load()
@@ -112,6 +112,84 @@ def test_a_newer_format_is_refused_with_what_to_do(store: SqliteStore, tmp_path:
     raw.close()
     with pytest.raises(StoreError, match=r"format 99.*newer rpk-py"):
         make_store(tmp_path).open()
+
+
+FORMAT_1 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE topics (topic_id BLOB PRIMARY KEY, name TEXT NOT NULL UNIQUE, configs TEXT NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE partitions (topic_id BLOB NOT NULL, idx INTEGER NOT NULL, leader INTEGER NOT NULL,
+    leader_epoch INTEGER NOT NULL, replicas TEXT NOT NULL, isr TEXT NOT NULL,
+    PRIMARY KEY (topic_id, idx)) WITHOUT ROWID;
+CREATE TABLE deleted_topics (seq INTEGER PRIMARY KEY, topic_id BLOB NOT NULL);
+CREATE TABLE broker_configs (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+INSERT INTO meta VALUES ('cluster_id', 'abcdefghijklmnopqrstuv'), ('host_id', '0'),
+    ('revision', '7'), ('next_producer_id', '3000');
+INSERT INTO topics VALUES (X'000102030405060708090a0b0c0d0e0f', 'a', '{"segment.bytes": "20000"}');
+INSERT INTO partitions VALUES (X'000102030405060708090a0b0c0d0e0f', 0, 0, 4, '[0]', '[0]');
+INSERT INTO deleted_topics (topic_id) VALUES (X'0102030405060708090a0b0c0d0e0f10');
+INSERT INTO broker_configs VALUES ('flush.ms', '9'), ('flush.bytes', '5');
+PRAGMA user_version=1;
+"""
+
+
+def write_format_1(path: Path) -> None:
+    raw = sqlite3.connect(path / "metadata.db")
+    raw.executescript(FORMAT_1)
+    raw.close()
+
+
+def test_a_file_of_format_1_is_brought_to_the_current_one_with_all_it_holds(
+    tmp_path: Path,
+) -> None:
+    write_format_1(tmp_path)
+    store = make_store(tmp_path)
+    for _ in range(2):  # what was migrated opens like any other
+        store.open()
+        state = store.load()
+        store.close()
+        assert (state.revision, state.cluster_id) == (7, "abcdefghijklmnopqrstuv")
+        expected = TopicState("a", ID_A, [led_by(0, 0, 4)], {"segment.bytes": "20000"})
+        assert state.topics == {"a": expected}
+        assert list(state.deleted_topic_ids) == [ID_B]
+        assert state.broker_configs == {"": {"flush.ms": "9", "flush.bytes": "5"}}
+    store.open()
+    assert store.allocate_producer_ids(1) == 3000
+    store.commit(Delta(8, (BrokerConfigsChanged("3", {"flush.ms": "1"}),)))
+    assert store.load().broker_configs["3"] == {"flush.ms": "1"}
+    store.close()
+
+
+@pytest.mark.parametrize("statement", ["CREATE TABLE", "INSERT INTO", "DROP TABLE", "PRAGMA user"])
+def test_a_migration_that_does_not_end_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    write_format_1(tmp_path)
+    connect = sqlite3.connect
+
+    class Failing(sqlite3.Cursor):
+        def execute(self, sql: str, *args):
+            if sql.startswith(statement) and ("broker_configs" in sql or "=" in sql):
+                raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(sql, *args)
+
+    class Connection(sqlite3.Connection):
+        def cursor(self):
+            return super().cursor(Failing)
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *a, **k: connect(*a, **k, factory=Connection))
+    with pytest.raises(StoreError, match="disk I/O error"):
+        make_store(tmp_path).open()
+    monkeypatch.undo()
+    raw = sqlite3.connect(tmp_path / "metadata.db")
+    assert raw.execute("PRAGMA user_version").fetchone() == (1,)
+    rows = raw.execute("SELECT name, value FROM broker_configs ORDER BY name").fetchall()
+    assert rows == [("flush.bytes", "5"), ("flush.ms", "9")]
+    raw.close()
+    store = make_store(tmp_path)
+    store.open()
+    assert store.load().broker_configs[""]["flush.ms"] == "9"
+    store.close()
 
 
 def test_a_data_directory_belongs_to_one_host_id(store: SqliteStore, tmp_path: Path) -> None:

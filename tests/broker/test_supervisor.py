@@ -273,16 +273,14 @@ def test_topics_survive_a_killed_supervisor_and_an_immediate_restart(start: Star
     assert start(smp="2").ask("topics", shard=1) == {"t": [[0, 1], [1, 1]]}
 
 
-def test_partitions_move_when_there_are_fewer_shards_and_stay_when_there_are_more(
-    start: Start,
-) -> None:
+def test_partitions_follow_the_number_of_shards(start: Start) -> None:
     broker = start(smp="2")
     broker.ask("create", ["t", 2])
     broker.end()
     fewer = start()
     assert fewer.ask("topics") == {"t": [[0, 1], [0, 1]]}
     fewer.end()
-    assert start(smp="2").ask("topics", shard=1) == {"t": [[0, 2], [0, 2]]}
+    assert start(smp="2").ask("topics", shard=1) == {"t": [[0, 2], [1, 2]]}
 
 
 def test_partitions_without_their_metadata_are_not_started_over(
