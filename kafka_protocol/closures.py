@@ -15,7 +15,8 @@ hold, nor should small messages pay for it. But every item takes at least a byte
 ITEMS_MAX bytes cannot exceed the limit: only for a longer one does frame.py compile the decoder
 afresh, over count readers that share a counter (wire.limited_counts), and drop it after use.
 
-Source: Kafka's message format (flexible versions and tagged fields: KIP-482); docs/adr/0003.
+Source: Kafka's message format (flexible versions and tagged fields: KIP-482, nullable structs:
+KIP-893); docs/adr/0003.
 """
 
 from __future__ import annotations
@@ -128,7 +129,12 @@ def _size_bytes_min(kind: Kind, version: int, flexible: bool) -> int:
     if isinstance(kind, Primitive):
         return kind.size_bytes
     if isinstance(kind, type):
-        sizes = (_size_bytes_min(s.kind, version, flexible) for s in _on_wire(kind, version))
+        sizes = (
+            1  # the marker of a null struct
+            if isinstance(spec.kind, type) and spec.is_nullable(version)
+            else _size_bytes_min(spec.kind, version, flexible)
+            for spec in _on_wire(kind, version)
+        )
         return sum(sizes) + flexible
     if flexible:
         return 1
@@ -201,7 +207,8 @@ def compile_reader(
 ) -> Reader:
     """The reader of one value of any type: (buf, pos) -> (value, pos)."""
     if isinstance(kind, type):
-        return _struct_reader(kind, version, flexible, counts)
+        read_struct = _struct_reader(kind, version, flexible, counts)
+        return _nullable_reader(read_struct) if nullable else read_struct
     if isinstance(kind, Array):
         return _array_reader(kind.item, version, flexible, nullable, counts)
     if isinstance(kind, Primitive):
@@ -221,6 +228,17 @@ def compile_reader(
             return None, pos
         view = buf[pos : pos + length]
         return (bytes(view) if kind is BYTES else view), pos + length
+
+    return read
+
+
+def _nullable_reader(read_struct: Reader) -> Reader:
+    """The reader of a struct behind its marker byte (KIP-893): negative is null."""
+
+    def read(buf: memoryview, pos: int) -> tuple[Any, int]:
+        if buf[pos] > 127:
+            return None, pos + 1
+        return read_struct(buf, pos + 1)
 
     return read
 
@@ -282,10 +300,24 @@ def _struct_writer(cls: type, version: int, flexible: bool) -> Writer:
     return write
 
 
+def _nullable_writer(write_struct: Writer) -> Writer:
+    """The writer of a struct behind its marker byte: 1 and the struct, or -1 for None."""
+
+    def write(out: bytearray, value: Any) -> None:
+        if value is None:
+            out.append(0xFF)
+        else:
+            out.append(1)
+            write_struct(out, value)
+
+    return write
+
+
 def _writer(kind: Kind, version: int, flexible: bool, nullable: bool = False) -> Writer:
     """The writer of one value of any type: (out, value) -> None."""
     if isinstance(kind, type):
-        return _struct_writer(kind, version, flexible)
+        write_struct = _struct_writer(kind, version, flexible)
+        return _nullable_writer(write_struct) if nullable else write_struct
     if isinstance(kind, Primitive):
         pack = pystruct.Struct(">" + kind.code).pack
         return lambda out, value: out.extend(pack(value))

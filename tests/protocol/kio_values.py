@@ -129,7 +129,7 @@ def to_ours_field(value: Any, spec: FieldSpec, version: int) -> Any:
     if isinstance(kind, Array) and value is not None:
         item = FieldSpec(kind.item, 0, 0, None, None, None)
         return [to_ours_field(each, item, version) for each in value]
-    if isinstance(kind, type):
+    if isinstance(kind, type) and value is not None:
         made = to_ours(value, kind, version)
         # A tagged struct that equals its defaults is not on the wire; ours is then None.
         return None if spec.tag is not None and made == kind() else made

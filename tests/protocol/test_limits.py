@@ -17,15 +17,11 @@ from kafka_protocol.closures import compile_decoder, limited_decoder, tags_write
 from kafka_protocol.errors import DecodeError
 from kafka_protocol.frame import HAND_DECODERS
 from kafka_protocol.messages import create_topics, fetch, list_offsets, metadata, produce
-from kafka_protocol.schema import specs_of
+from kafka_protocol.schema import info_of, specs_of
 from kafka_protocol.wire import ITEMS_MAX
+from tests.protocol.declared import REQUESTS
 from tests.protocol.values import random_value
 
-SERVED = [
-    (spec.key, version)
-    for spec in SUPPORTED.values()
-    for version in range(spec.min_version, spec.max_version + 1)
-]
 ROWS, COLUMNS = 250, 400  # an array of arrays: one item more than the limit for each row
 
 
@@ -143,19 +139,19 @@ def _items(value: Any, version: int, flexible: bool) -> int:
     return total
 
 
-@pytest.mark.parametrize(("api_key", "version"), SERVED, ids=str)
-def test_every_decoder_counts_the_same_items(api_key: int, version: int) -> None:
+@pytest.mark.parametrize(("cls", "version"), REQUESTS, ids=str)
+def test_every_decoder_counts_the_same_items(cls: Any, version: int) -> None:
     """By hand or compiled: exactly the items of the message fit its limit, one fewer does not."""
-    spec = SUPPORTED[api_key]
-    rng = random.Random(f"{api_key}-{version}")
+    flexible = version >= info_of(cls).flexible
+    rng = random.Random(f"{info_of(cls).api_key}-{version}")
     for _ in range(10):
-        value = random_value(spec.request, version, rng)
-        items = _items(value, version, version >= spec.first_flexible)
+        value = random_value(cls, version, rng)
+        items = _items(value, version, flexible)
         data = memoryview(frame.encode_request(value, version, 1, None))
-        body = data[4 + 10 + (version >= spec.first_flexible) :]
-        makers: list[Any] = [lambda counts: limited_decoder(spec.request, version, counts)]
-        if spec.request in HAND_DECODERS:
-            makers.append(lambda counts: HAND_DECODERS[spec.request](version, counts))
+        body = data[4 + 10 + flexible :]
+        makers: list[Any] = [lambda counts: limited_decoder(cls, version, counts)]
+        if cls in HAND_DECODERS:
+            makers.append(lambda counts: HAND_DECODERS[cls](version, counts))
         for make in makers:
             assert make(wire.limited_counts(items))(body, 0) == (value, len(body))
             if items:
