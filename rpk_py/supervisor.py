@@ -11,11 +11,9 @@ gracefully, a second one at once.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import gc
 import json
 import os
-import re
 import signal
 import socket
 import time
@@ -25,25 +23,20 @@ from pathlib import Path
 from typing import Any
 
 from kafka_protocol.errors import ErrorCode
-from rpk_py import cores, data_dir, listeners, shard_link
+from rpk_py import listeners, shard_link
 from rpk_py.admin import AdminServer
 from rpk_py.config import Config
 from rpk_py.file_limit import raise_file_limit
 from rpk_py.log_setup import make_logger
 from rpk_py.metadata.channel import ChannelError
-from rpk_py.metadata.controller import Controller, start_leadership_blocking
-from rpk_py.metadata.sqlite_store import SqliteStore
-from rpk_py.metadata.state import ClusterState, Json, NodeState, encode_state
+from rpk_py.metadata.controller import Controller
+from rpk_py.metadata.state import Json, encode_state
 from rpk_py.metadata.store import StoreError
+from rpk_py.prepare import STATUS_FILE, Prepared, prepare, random_id
 from rpk_py.shard_link import ShardLink
 from rpk_py.shard_process import FATAL_EXIT, ShardEntry, fork_shard
 from rpk_py.startup_error import StartupError
-from storage.backend import probe_liburing
 from storage.disk import write_file_atomic
-
-METADATA_FILE = "metadata.db"
-STATUS_FILE = "broker.json"
-_PARTITION_DIRECTORY = re.compile(r".+-\d+")  # <topic>-<partition>
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +52,6 @@ class BrokerInfo:
     disk: str  # backend and whether it bypasses the page cache, in the shard's words
 
 
-@dataclass(slots=True)
-class _Prepared:
-    """Everything that is acquired before the first fork."""
-
-    config: Config
-    state: ClusterState
-    store: SqliteStore
-    kafka: list[socket.socket]
-    admin: socket.socket
-    lock_fd: int
-    cores: list[int | None]
-    core_fds: list[int]
-
-
 def run(config: Config, entry: ShardEntry, on_ready: Callable[[BrokerInfo], None]) -> int:
     """Run a broker until it is stopped.
 
@@ -84,86 +63,11 @@ def run(config: Config, entry: ShardEntry, on_ready: Callable[[BrokerInfo], None
     if not __debug__:
         raise StartupError("rpk-py checks its invariants with assert: start it without python -O")
     log = make_logger(config)
+    prepared = prepare(config, log)
     raise_file_limit(config, log.warning)
-    prepared = _prepare(config, log)
     supervisor = Supervisor(prepared, entry, on_ready, log)
     supervisor.fork_all()
     return asyncio.run(supervisor.serve())
-
-
-def _prepare(config: Config, log: Any) -> _Prepared:
-    data_dir.prepare(config.data_dir)
-    lock_fd = data_dir.lock(config.data_dir, config.lock_wait_s, log.warning)
-    (config.data_dir / STATUS_FILE).unlink(missing_ok=True)
-    config = _probe_disk(config, log)
-    kafka = listeners.bind_shards(config)
-    admin = listeners.bind(
-        config.admin_host, config.admin_port, config.admin_connections_max, "--admin-addr"
-    )
-    store = SqliteStore(
-        config.data_dir / METADATA_FILE,
-        config.host_id,
-        _random_id,
-        check_new=lambda: _refuse_unknown_partitions(config.data_dir),
-    )
-    try:
-        store.open()
-        state = store.load()
-        state.nodes = {node.node_id: node for node in _nodes(config, kafka)}
-        start_leadership_blocking(store, state, config.node_ids)
-    except StoreError as error:
-        raise StartupError(str(error)) from None
-    store.close()
-    claimed, core_fds = cores.claim(config, log.warning)
-    return _Prepared(config, state, store, kafka, admin, lock_fd, claimed, core_fds)
-
-
-def _refuse_unknown_partitions(path: Path) -> None:
-    """Without metadata there can be no partitions.  Where there are some, starting would serve a
-    broker without its topics, and a topic of the same name would be created anew.
-
-    Raises: StartupError
-    """
-    found = sorted(
-        directory.name
-        for directory in path.iterdir()
-        if _PARTITION_DIRECTORY.fullmatch(directory.name) and any(directory.glob("*.wal"))
-    )
-    if found:
-        raise StartupError(
-            f"{path / METADATA_FILE} is missing or was replaced by an empty one: it does not know"
-            f" {len(found)} partition directories here, like {found[0]}"
-            " (restore it from a backup, or move these directories away)"
-        )
-
-
-def _random_id() -> bytes:
-    return os.urandom(16)
-
-
-def _probe_disk(config: Config, log: Any) -> Config:
-    """Settle "auto" once for all shards, in a forked child where a wrong build may die."""
-    if config.io_backend == "threads":
-        return config
-    reason = probe_liburing()
-    if reason is None:
-        return config
-    if config.io_backend == "liburing":
-        raise StartupError(f"--io-backend liburing was asked for, but {reason}")
-    log.warning("io_uring is not used: disk I/O runs in threads", reason=reason)
-    return dataclasses.replace(config, io_backend="threads")
-
-
-def _nodes(config: Config, kafka: list[socket.socket]) -> list[NodeState]:
-    nodes = []
-    for index, listener in enumerate(kafka):
-        port = listener.getsockname()[1]
-        if config.advertise_port is not None:
-            port = config.advertise_port + index
-        host = config.advertise_host
-        rack = config.rack or socket.gethostname()
-        nodes.append(NodeState(config.node_id(index), host, port, rack))
-    return nodes
 
 
 class Supervisor:
@@ -171,7 +75,7 @@ class Supervisor:
 
     def __init__(
         self,
-        prepared: _Prepared,
+        prepared: Prepared,
         entry: ShardEntry,
         on_ready: Callable[[BrokerInfo], None],
         log: Any,
@@ -224,7 +128,7 @@ class Supervisor:
         """Supervise until a signal or a fatal error; returns the exit code."""
         loop = asyncio.get_running_loop()
         self._controller = Controller(
-            self._config, self._state, self._prepared.store, _random_id, self._log
+            self._config, self._state, self._prepared.store, random_id, self._log
         )
         self._controller.open_store_soon()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,0 +1,133 @@
+"""What a broker acquires before its first shard is forked: directory, disk, ports, metadata, cores.
+
+Which process: supervisor, before any loop or thread exists.  Invariants: the data directory is
+locked before anything in it is looked at; when this is done the leader epochs are committed, so
+shards may serve, and the metadata store is closed, so the process may fork.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rpk_py import cores, data_dir, listeners
+from rpk_py.config import Config
+from rpk_py.metadata.controller import start_leadership_blocking
+from rpk_py.metadata.sqlite_store import SqliteStore
+from rpk_py.metadata.state import ClusterState, NodeState
+from rpk_py.metadata.store import StoreError
+from rpk_py.startup_error import StartupError
+from storage.backend import probe_liburing
+
+METADATA_FILE = "metadata.db"
+STATUS_FILE = "broker.json"
+_PARTITION_DIRECTORY = re.compile(r".+-\d+")  # <topic>-<partition>
+
+
+@dataclass(slots=True)
+class Prepared:
+    """Everything that is acquired before the first fork."""
+
+    config: Config
+    state: ClusterState
+    store: SqliteStore
+    kafka: list[socket.socket]
+    admin: socket.socket
+    lock_fd: int
+    cores: list[int | None]
+    core_fds: list[int]
+
+
+def prepare(config: Config, log: Any) -> Prepared:
+    """Claim all that a broker needs, and commit its leader epochs.
+
+    Raises: StartupError  something cannot be had; nothing runs yet
+    """
+    made = data_dir.prepare(config.data_dir)
+    lock_fd = data_dir.lock(config.data_dir, config.lock_wait_s, log.warning)
+    try:
+        return _prepare_locked(config, lock_fd, log)
+    except StartupError:
+        data_dir.undo(made)
+        raise
+
+
+def _prepare_locked(config: Config, lock_fd: int, log: Any) -> Prepared:
+    (config.data_dir / STATUS_FILE).unlink(missing_ok=True)
+    config, refusal = _probe_disk(config)
+    kafka = listeners.bind_shards(config)
+    admin = listeners.bind(
+        config.admin_host, config.admin_port, config.admin_connections_max, "--admin-addr"
+    )
+    store = SqliteStore(
+        config.data_dir / METADATA_FILE,
+        config.host_id,
+        random_id,
+        check_new=lambda: _refuse_unknown_partitions(config.data_dir),
+    )
+    try:
+        store.open()
+        state = store.load()
+        state.nodes = {node.node_id: node for node in _nodes(config, kafka)}
+        start_leadership_blocking(store, state, config.node_ids)
+    except StoreError as error:
+        raise StartupError(str(error)) from None
+    store.close()
+    if refusal is not None:
+        log.warning("io_uring is not used: disk I/O runs in threads", reason=refusal)
+    claimed, core_fds = cores.claim(config, log.warning)
+    return Prepared(config, state, store, kafka, admin, lock_fd, claimed, core_fds)
+
+
+def _refuse_unknown_partitions(path: Path) -> None:
+    """Without metadata there can be no partitions.  Where there are some, starting would serve a
+    broker without its topics, and a topic of the same name would be created anew.
+
+    Raises: StartupError
+    """
+    found = sorted(
+        directory.name
+        for directory in path.iterdir()
+        if _PARTITION_DIRECTORY.fullmatch(directory.name) and any(directory.glob("*.wal"))
+    )
+    if found:
+        raise StartupError(
+            f"{path / METADATA_FILE} is missing or was replaced by an empty one: it does not know"
+            f" {len(found)} partition directories here, like {found[0]}"
+            " (restore it from a backup, or move these directories away)"
+        )
+
+
+def random_id() -> bytes:
+    """16 random bytes, for ids."""
+    return os.urandom(16)
+
+
+def _probe_disk(config: Config) -> tuple[Config, str | None]:
+    """Settle "auto" once for all shards, in a forked child where a wrong build may die.
+
+    Returns: (the configuration to run with, why io_uring is not used although it was wanted)
+    """
+    reason = None if config.io_backend == "threads" else probe_liburing()
+    if reason is None:
+        return config, None
+    if config.io_backend == "liburing":
+        raise StartupError(f"--io-backend liburing was asked for, but {reason}")
+    return dataclasses.replace(config, io_backend="threads"), reason
+
+
+def _nodes(config: Config, kafka: list[socket.socket]) -> list[NodeState]:
+    nodes = []
+    for index, listener in enumerate(kafka):
+        port = listener.getsockname()[1]
+        if config.advertise_port is not None:
+            port = config.advertise_port + index
+        host = config.advertise_host
+        rack = config.rack or socket.gethostname()
+        nodes.append(NodeState(config.node_id(index), host, port, rack))
+    return nodes
