@@ -1,7 +1,7 @@
 """The supervisor's end of one shard: its process, its state, and its control channel.
 
 Which process: supervisor.  Invariants: `send` never blocks and its queue is bounded: deltas for a
-shard that does not keep up are dropped and replaced by one snapshot, built when there is room;
+shard that does not keep up are dropped and replaced by one snapshot, taken when there is room;
 `pid` is set exactly while the process was not reaped.
 """
 
@@ -34,7 +34,7 @@ class ShardLink:
         listener: socket.socket,
         core: int | None,
         config: Config,
-        snapshot: Callable[[], Json],
+        snapshot: Callable[[], bytes],
     ) -> None:
         self.index = index
         self.node_id = config.node_id(index)
@@ -44,12 +44,15 @@ class ShardLink:
         self.state = STARTING
         self.info: dict[str, Any] = {}  # what the shard said with "ready"
         self.restarts = 0
-        self.backoff_s = config.restart_backoff_s
+        self.backoff_s = 0.0  # delay before the next start: none for one that has lived
         self.ready_since_s: float | None = None  # loop time
+        self.ended_by = ""  # how its last life ended
+        self.serving: asyncio.Task[None] | None = None  # reads the channel of its present life
+        self.overdue: asyncio.TimerHandle | None = None  # until it serves
         self.requests_open = 0
         self._config = config
         self._snapshot = snapshot
-        self._queue: deque[Json] = deque()
+        self._queue: deque[tuple[bool, bytes]] = deque()  # (is a delta, frame)
         self._snapshot_due = False
         self._wake = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
@@ -82,17 +85,24 @@ class ShardLink:
                 future.cancel()
 
     def send(self, message: Json) -> None:
-        """Queue one message; lost if the shard dies before, which its next snapshot makes good."""
-        if message["type"] == "delta":
-            if self._snapshot_due:
-                return  # the snapshot will hold it
-            if len(self._queue) >= self._config.control_queue_max:
-                kept = [m for m in self._queue if m["type"] not in ("delta", "snapshot")]
-                self._queue = deque(kept)
-                self._snapshot_due = True
-                self._wake.set()
-                return
-        self._queue.append(message)
+        """Queue one message; lost if the shard dies before."""
+        self._queue.append((False, channel.encode_message(message)))
+        self._wake.set()
+
+    def send_delta(self, frame: bytes) -> None:
+        """Queue one framed delta; beyond the limit a snapshot takes the place of all of them."""
+        if self._snapshot_due:
+            return  # the snapshot will hold it
+        if len(self._queue) >= self._config.control_queue_max:
+            self.send_snapshot()
+        else:
+            self._queue.append((True, frame))
+            self._wake.set()
+
+    def send_snapshot(self) -> None:
+        """Send the whole state once the queue is empty, and none of the deltas before it."""
+        self._queue = deque(item for item in self._queue if not item[0])
+        self._snapshot_due = True
         self._wake.set()
 
     async def _send_queued(self, writer: asyncio.StreamWriter) -> None:
@@ -102,11 +112,11 @@ class ShardLink:
                 self._wake.clear()
                 while self._queue or self._snapshot_due:
                     if self._queue:
-                        message = self._queue.popleft()
+                        _, frame = self._queue.popleft()
                     else:
                         self._snapshot_due = False
-                        message = {"type": "snapshot", "state": self._snapshot()}
-                    writer.write(channel.encode_message(message))
+                        frame = self._snapshot()
+                    writer.write(frame)
                     await writer.drain()
         except ConnectionError:
             return  # the shard died; the supervisor sees it by its exit

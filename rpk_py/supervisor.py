@@ -30,7 +30,7 @@ from rpk_py.file_limit import raise_file_limit
 from rpk_py.log_setup import make_logger
 from rpk_py.metadata.channel import ChannelError
 from rpk_py.metadata.controller import Controller
-from rpk_py.metadata.state import Json, encode_state
+from rpk_py.metadata.state import Json
 from rpk_py.metadata.store import StoreError
 from rpk_py.prepare import STATUS_FILE, Prepared, prepare, random_id
 from rpk_py.shard_link import ShardLink
@@ -137,7 +137,8 @@ class Supervisor:
         self._admin = AdminServer(self._config, self.status, self.metrics, self._log)
         await self._admin.start(self._prepared.admin)
         for shard in self._shards:
-            self._spawn(self._serve_shard(shard, self._controls.pop(shard.index)))
+            self._expect(shard)
+            shard.serving = self._spawn(self._serve_shard(shard, self._controls.pop(shard.index)))
         self._reap()  # those that died before the handler stood
         await self._stop_wanted.wait()
         await self._stop()
@@ -146,10 +147,12 @@ class Supervisor:
     # The life of a shard.
 
     async def _serve_shard(self, shard: ShardLink, control: socket.socket) -> None:
-        async def on_message(message: Json) -> None:
-            await self._on_message(shard, message)
-
         pid = shard.pid
+
+        async def on_message(message: Json) -> None:
+            if shard.pid == pid:  # what a dead shard has left in its socket counts no more
+                await self._on_message(shard, message)
+
         try:
             await shard.run(control, on_message)
         except (ChannelError, ValueError, KeyError) as error:
@@ -171,13 +174,16 @@ class Supervisor:
             shard.state = shard_link.RECOVERING
             self._controller.attach(shard.node_id, shard)
         elif kind == "snapshot_request":
-            self._controller.send_snapshot(shard.node_id)
+            shard.send_snapshot()
         elif kind == "metrics":
             shard.metrics_arrived(message)
         elif kind == "ready":
             shard.state = shard_link.READY
             shard.info = message["info"]
             shard.ready_since_s = asyncio.get_running_loop().time()
+            if shard.overdue is not None:
+                shard.overdue.cancel()
+                shard.overdue = None
             self._log.info("a shard is ready", node_id=shard.node_id, pid=shard.pid)
             await self._announce()
         else:
@@ -232,29 +238,33 @@ class Supervisor:
                 self._log.error("a shard cannot run", node_id=shard.node_id)
                 self._fail()
             else:
-                self._spawn(self._restart(shard, code))
+                shard.ended_by = f"signal {-code}" if code < 0 else f"exit code {code}"
+                self._expect(shard)
+                self._spawn(self._restart(shard))
         if all(shard.pid is None for shard in self._shards):
             self._all_dead.set()
 
-    async def _restart(self, shard: ShardLink, code: int) -> None:
-        """Bring a dead shard back: after a delay, with new leader epochs, from a new fork."""
+    async def _restart(self, shard: ShardLink) -> None:
+        """Bring a dead shard back, with new leader epochs, from a new fork: at once if it had
+        lived, after a growing delay if it keeps dying."""
+        longest_s = self._config.restart_backoff_s_max
         now_s = asyncio.get_running_loop().time()
-        lived = shard.ready_since_s is not None
-        if lived and now_s - (shard.ready_since_s or 0) > self._config.restart_backoff_s_max:
-            shard.backoff_s = self._config.restart_backoff_s
+        if shard.ready_since_s is not None and now_s - shard.ready_since_s > longest_s:
+            shard.backoff_s = 0.0
         shard.ready_since_s = None
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
         self._log.error(
             "a shard died and is started again",
             node_id=shard.node_id,
-            ended_by=how,
+            ended_by=shard.ended_by,
             delay_s=shard.backoff_s,
         )
+        if shard.serving is not None:
+            await asyncio.wait([shard.serving])  # its channel ends with it
         await self._controller.detach(shard.node_id)
         while True:
-            delay_s = shard.backoff_s
-            shard.backoff_s = min(delay_s * 2, self._config.restart_backoff_s_max)
-            await asyncio.sleep(delay_s)
+            await asyncio.sleep(shard.backoff_s)
+            again_s = max(2 * shard.backoff_s, self._config.restart_backoff_s)
+            shard.backoff_s = min(again_s, longest_s)
             try:
                 await self._controller.take_leadership(shard.node_id)
                 control = await self._fork_again(shard)
@@ -262,7 +272,34 @@ class Supervisor:
             except (StoreError, OSError) as error:
                 self._log.error("a shard cannot be started yet", reason=str(error))
         shard.restarts += 1
-        self._spawn(self._serve_shard(shard, control))
+        shard.serving = self._spawn(self._serve_shard(shard, control))
+
+    def _expect(self, shard: ShardLink) -> None:
+        """Leave a shard out of Metadata if it does not serve in time.
+
+        Until then its clients wait in the backlog of its listener, which the supervisor keeps
+        open; that is shorter for them than to look for another leader and not to find one.
+        """
+        if shard.overdue is None:
+            shard.overdue = asyncio.get_running_loop().call_later(
+                self._config.restart_backoff_s_max,
+                lambda: self._spawn(self._leave_out(shard)),
+            )
+
+    async def _leave_out(self, shard: ShardLink) -> None:
+        while shard.state != shard_link.READY:
+            try:
+                await self._controller.leave_out(shard.node_id)
+            except StoreError as error:
+                self._log.error("a shard cannot be left out of Metadata", reason=str(error))
+                await asyncio.sleep(self._config.restart_backoff_s_max)
+            else:
+                self._log.error(
+                    "a shard does not serve: its partitions have no leader for the time being",
+                    node_id=shard.node_id,
+                    status=shard.state,
+                )
+                return
 
     async def _fork_again(self, shard: ShardLink) -> socket.socket:
         """Fork while nothing but this thread exists.
@@ -337,8 +374,8 @@ class Supervisor:
 
     # What others see.
 
-    def _snapshot(self) -> Json:
-        return encode_state(self._state)
+    def _snapshot(self) -> bytes:
+        return self._controller.snapshot_frame()
 
     def _ready(self) -> bool:
         return all(shard.state == shard_link.READY for shard in self._shards)
@@ -364,6 +401,8 @@ class Supervisor:
                 "status": shard.state,
                 "pid": shard.pid,
                 "restarts": shard.restarts,
+                "ended_by": shard.ended_by,
+                "in_metadata": shard.node_id in self._state.nodes,
                 **shard.info,
             }
             for shard in self._shards
@@ -399,10 +438,11 @@ class Supervisor:
         }
         return metrics.render(shots, broker)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

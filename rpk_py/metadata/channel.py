@@ -5,7 +5,7 @@ Invariants: a frame is never longer than `frame_bytes_max`; the reader awaits on
 the writer never awaits, so neither end can hold up the other's loop.
 
 Shard to supervisor: hello, ready, request, applied, snapshot_request, metrics.
-Supervisor to shard: snapshot, delta, reply, metrics_request, stop.
+Supervisor to shard: snapshot, delta, serve, reply, metrics_request, stop.
 """
 
 from __future__ import annotations

@@ -2,22 +2,27 @@
 
 Which process: supervisor.  It plans a change (pure), commits it in its commit thread, applies it
 to its own state and sends it to every shard; a request is answered once every live shard has
-acknowledged that revision.  Invariants: one commit at a time, in revision order; nothing is sent
-before it is durable; a shard that missed a delta gets a snapshot, so no queue grows without a
-limit; while `quiesced`, no thread runs and the store is closed, so the process may fork; the
-store is opened in the commit thread only, and a failure to open it fails that commit alone.
+acknowledged that revision.  A shard is live when it was told that it may serve, which happens
+when it has applied what it was started with and what came up meanwhile: so nobody waits for a
+shard that recovers, and yet a shard that serves knows all that was answered.
+Invariants: one commit at a time, in revision order; nothing is sent before it is durable; a shard
+that missed a delta gets a snapshot, so no queue grows without a limit; while `quiesced`, no
+thread runs and the store is closed, so the process may fork; the store is opened in the commit
+thread only, and a failure to open it fails that commit alone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from kafka_protocol.errors import ErrorCode
 from rpk_py.config import Config
+from rpk_py.metadata.channel import encode_message
 from rpk_py.metadata.placement import start_leadership, take_leadership
 from rpk_py.metadata.requests import (
     ConfigResult,
@@ -37,6 +42,7 @@ from rpk_py.metadata.state import (
     ClusterState,
     Delta,
     Json,
+    NodesChanged,
     TopicConfigsChanged,
     apply,
     encode_delta,
@@ -60,10 +66,27 @@ N = TypeVar("N", DeleteResult, PartitionsResult, ConfigResult)
 
 
 class ShardLink(Protocol):
-    """How the controller reaches one shard; `send` never blocks."""
+    """How the controller reaches one shard; nothing of it blocks."""
 
     def send(self, message: Json) -> None:
         """Queue one message."""
+
+    def send_delta(self, frame: bytes) -> None:
+        """Queue one delta, framed already; or drop it and owe a snapshot."""
+
+    def send_snapshot(self) -> None:
+        """Send the whole state, as it is when there is room, instead of deltas before it."""
+
+
+@dataclass(slots=True)
+class _Shard:
+    """One life of a shard, from its hello to its end."""
+
+    link: ShardLink
+    applied: int = 0  # the revision that it acknowledged
+    catch_up_to: int | None = None  # set by its first acknowledgement, that of the snapshot
+    admitted: bool = False  # an admission is under way, or done
+    live: bool = False  # may serve, so answers wait for it
 
 
 def start_leadership_blocking(
@@ -98,8 +121,10 @@ class Controller:
         self._store = store
         self._new_id = new_id
         self._log = log
-        self._links: dict[int, ShardLink] = {}  # live shards, by node id
-        self._applied: dict[int, int] = {}  # node id -> revision that it acknowledged
+        self._nodes = dict(state.nodes)  # all there are, those too that are out of the state
+        self._shards: dict[int, _Shard] = {}  # by node id
+        self._snapshot: tuple[int, bytes] | None = None  # encoded once for shards that start
+        self._tasks: set[asyncio.Task[None]] = set()
         self._applied_changed = asyncio.Condition()
         self._commit_lock = asyncio.Lock()
         self._thread: ThreadPoolExecutor | None = None
@@ -117,27 +142,72 @@ class Controller:
 
     def attach(self, node_id: int, link: ShardLink) -> None:
         """A shard said hello: it gets a snapshot now and every delta from here on."""
-        self._links[node_id] = link
-        self._applied[node_id] = 0
-        self.send_snapshot(node_id)
+        self._shards[node_id] = _Shard(link)
+        link.send_snapshot()
 
     async def detach(self, node_id: int) -> None:
         """A shard is gone: nobody waits for it any more."""
-        self._links.pop(node_id, None)
-        self._applied.pop(node_id, None)
+        self._shards.pop(node_id, None)
         async with self._applied_changed:
             self._applied_changed.notify_all()
 
-    def send_snapshot(self, node_id: int) -> None:
-        """Send the whole state, to a shard that starts or that missed a delta."""
-        self._links[node_id].send({"type": "snapshot", "state": encode_state(self.state)})
+    def snapshot_frame(self) -> bytes:
+        """The whole state as one framed message."""
+        if self._snapshot is None or self._snapshot[0] != self.state.revision:
+            message = {"type": "snapshot", "state": encode_state(self.state)}
+            self._snapshot = self.state.revision, encode_message(message)
+        return self._snapshot[1]
 
     async def acknowledge(self, node_id: int, revision: int) -> None:
         """A shard has applied everything up to this revision."""
-        if node_id in self._applied:
-            self._applied[node_id] = revision
-            async with self._applied_changed:
-                self._applied_changed.notify_all()
+        shard = self._shards.get(node_id)
+        if shard is None:
+            return
+        shard.applied = revision
+        if not shard.admitted:
+            if shard.catch_up_to is None:
+                shard.catch_up_to = self.state.revision
+            if revision >= shard.catch_up_to:
+                shard.admitted = True
+                self._spawn(self._admit(node_id, shard))
+            return
+        async with self._applied_changed:
+            self._applied_changed.notify_all()
+
+    async def _admit(self, node_id: int, shard: _Shard) -> None:
+        """Let a shard serve: from the newest revision on, which may not have reached it yet.
+
+        Every answer that was given was for a revision up to that one; all later ones wait for it.
+        """
+        while self._shards.get(node_id) is shard:
+            async with self._commit_lock:
+                try:
+                    await self._set_nodes({*self.state.nodes, node_id})
+                except StoreError as error:
+                    self._log.error("a shard cannot serve yet", node=node_id, reason=str(error))
+                else:
+                    shard.live = True
+                    shard.link.send({"type": "serve", "revision": self.state.revision})
+                    if all(other.live for other in self._shards.values()):
+                        self._snapshot = None
+                    return
+            await asyncio.sleep(self._config.restart_backoff_s_max)
+
+    async def leave_out(self, node_id: int) -> None:
+        """Name a shard that does not serve in Metadata no more, until it does.
+
+        It keeps its partitions, whose leader is then not available; new ones are placed elsewhere.
+        Raises StoreError.
+        """
+        async with self._commit_lock:
+            shard = self._shards.get(node_id)
+            if shard is None or not shard.live:
+                await self._set_nodes(self.state.nodes.keys() - {node_id})
+
+    async def _set_nodes(self, node_ids: Set[int]) -> None:
+        if node_ids != self.state.nodes.keys():
+            nodes = tuple(node for n, node in self._nodes.items() if n in node_ids)
+            await self._commit([NodesChanged(nodes)])
 
     # Requests of shards.
 
@@ -158,9 +228,7 @@ class Controller:
         specs = [decode_topic_spec(row) for row in message["topics"]]
 
         def plan() -> tuple[list[TopicResult], Sequence[Change]]:
-            results, created = plan_create_topics(
-                self.state, specs, self._effective_config(), self._new_id
-            )
+            results, created = plan_create_topics(self.state, specs, self._config, self._new_id)
             for change in created:
                 self._warn_about_configs(change.topic.name, change.topic.configs)
             return results, created
@@ -185,7 +253,7 @@ class Controller:
         specs = [decode_partitions_spec(row) for row in message["topics"]]
 
         def plan() -> tuple[list[PartitionsResult], Sequence[Change]]:
-            return plan_create_partitions(self.state, specs, self._effective_config())
+            return plan_create_partitions(self.state, specs, self._config)
 
         return _results(await self._change(message, plan, _timed_out), encode_partitions_result)
 
@@ -247,9 +315,9 @@ class Controller:
         delta = Delta(self.state.revision + 1, tuple(changes))
         await self._in_thread(self._store.commit, delta)
         apply(self.state, delta)
-        message = {"type": "delta", **encode_delta(delta)}
-        for link in self._links.values():
-            link.send(message)
+        frame = encode_message({"type": "delta", **encode_delta(delta)})
+        for shard in self._shards.values():
+            shard.link.send_delta(frame)
         return delta.revision
 
     async def _wait_applied(self, revision: int, deadline_s: float) -> bool:
@@ -257,15 +325,11 @@ class Controller:
         try:
             async with asyncio.timeout(max(timeout_s, 0)), self._applied_changed:
                 await self._applied_changed.wait_for(
-                    lambda: all(applied >= revision for applied in self._applied.values())
+                    lambda: all(s.applied >= revision for s in self._shards.values() if s.live)
                 )
         except TimeoutError:
             return False
         return True
-
-    def _effective_config(self) -> Config:
-        """The configuration with the dynamic broker configs that hold for all nodes."""
-        return self._config
 
     def _warn_about_configs(self, topic: str, configs: Mapping[str, str]) -> None:
         idle = sorted(name for name in configs if not TOPIC_CONFIGS[name].has_effect)
@@ -301,7 +365,7 @@ class Controller:
     def open_store_soon(self) -> None:
         """Open the store in the background; where that fails the next commit tries again."""
         if self._opening is None or self._opening.done():
-            self._opening = asyncio.get_running_loop().create_task(self._open_store())
+            self._opening = self._spawn(self._open_store())
 
     async def _open_store(self) -> None:
         try:
@@ -331,11 +395,17 @@ class Controller:
 
     async def close(self) -> None:
         """Let a running commit end, then close the store."""
-        if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         async with self._commit_lock:
             self._disconnect()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _disconnect(self) -> None:
         assert self._commit_lock.locked()

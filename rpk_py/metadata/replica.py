@@ -94,15 +94,18 @@ class MetadataReplica:
         self._pending: dict[int, asyncio.Future[Json]] = {}
         self._next_request_id = 1
         self._updates: asyncio.Queue[Json] = asyncio.Queue(queue_max)
+        self._applied = -1  # revision whose callbacks have ended
         self._snapshot_wanted = True  # nothing is applied before the first snapshot
-        self._loaded = asyncio.Event()
+        self._serve_from: int | None = None  # revision; before it is applied nothing is served
+        self._may_serve = asyncio.Event()
         self._is_lost = False
         self._auto_creating: set[str] = set()
         self._auto_waiting: list[str] = []  # of those, the ones that no request carries yet
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Ask for the first snapshot and wait until it is applied, callbacks included.
+        """Ask for the first snapshot and wait until this shard knows all that was answered so far:
+        until the revision is applied, callbacks included, from which on it may serve.
 
         Register `on_delta` before.  Deltas go on being applied until `close`.
 
@@ -111,7 +114,7 @@ class MetadataReplica:
         self._spawn(self._read())
         self._spawn(self._apply_updates())
         self._send({"type": "hello", "node_id": self.node_id})
-        await self._loaded.wait()
+        await self._may_serve.wait()
         if self._is_lost:
             raise ConnectionError("the supervisor is gone before it sent the metadata")
 
@@ -265,6 +268,9 @@ class MetadataReplica:
                 # Blocks when the shard is far behind: the supervisor then coalesces deltas into
                 # a snapshot.  Replies wait behind them, which their timeouts cover.
                 await self._updates.put(message)
+            elif kind == "serve":
+                self._serve_from = message["revision"]
+                self._check_serve()
             elif kind == "reply":
                 future = self._pending.get(message["id"])
                 if future is not None and not future.done():
@@ -295,8 +301,13 @@ class MetadataReplica:
                     continue
                 apply(self.state, delta)
             await self._notify(delta)
-            self._send({"type": "applied", "revision": self.state.revision})
-            self._loaded.set()
+            self._applied = self.state.revision
+            self._send({"type": "applied", "revision": self._applied})
+            self._check_serve()
+
+    def _check_serve(self) -> None:
+        if self._serve_from is not None and self._applied >= self._serve_from:
+            self._may_serve.set()
 
     async def _notify(self, delta: Delta | None) -> None:
         for callback in self.on_delta:
@@ -333,7 +344,7 @@ class MetadataReplica:
     def _lose(self) -> None:
         """No update and no reply will come any more: end every wait for one."""
         self._is_lost = True
-        self._loaded.set()
+        self._may_serve.set()
         self._fail_pending()
         self.on_lost()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from rpk_py.topic_configs import ConfigEntry
+from rpk_py.config_types import ConfigEntry
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from kafka_protocol.errors import ErrorCode
 from rpk_py import topic_configs
+from rpk_py.broker_configs import effective_config
 from rpk_py.config import SHARDS_PER_HOST_MAX, Config
 from rpk_py.metadata.placement import leader_counts, led_by, place
 from rpk_py.metadata.requests import (
@@ -53,7 +54,8 @@ class _Plan:
     """A CreateTopics request in the making: what earlier topics of it already take."""
 
     state: ClusterState
-    config: Config
+    static: Config
+    config: Config  # with the dynamic broker configs that hold for all nodes
     new_id: Callable[[], bytes]
     counts: dict[int, int]  # node id -> partitions led, planned ones included
     collisions: dict[str, str]  # name with '.' as '_' -> name
@@ -77,6 +79,7 @@ def plan_create_topics(
     plan = _Plan(
         state,
         config,
+        effective_config(config, state.broker_configs, None),
         new_id,
         counts,
         {name.replace(".", "_"): name for name in state.topics},
@@ -123,7 +126,7 @@ def _plan_topic(plan: _Plan, spec: TopicSpec) -> TopicResult:
         topic_id=topic.topic_id,
         num_partitions=partition_count,
         replication_factor=1,
-        configs=topic_configs.effective(configs, plan.config),
+        configs=topic_configs.effective(configs, plan.static, plan.state.broker_configs),
     )
 
 
@@ -273,6 +276,7 @@ def plan_create_partitions(
 
     Source: the checks and their order are ReplicationControlManager.createPartitions'; limits ours
     """
+    config = effective_config(config, state.broker_configs, None)
     names = Counter(spec.name for spec in specs)
     counts = leader_counts(state.topics.values(), sorted(state.nodes))
     room = config.partitions_max - sum(len(topic.partitions) for topic in state.topics.values())

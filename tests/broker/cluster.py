@@ -17,7 +17,7 @@ from rpk_py.config import Config
 from rpk_py.metadata.controller import Controller
 from rpk_py.metadata.placement import led_by
 from rpk_py.metadata.replica import MetadataReplica, open_replica
-from rpk_py.metadata.state import ClusterState, Delta, Json, NodeState, TopicState, encode_state
+from rpk_py.metadata.state import ClusterState, Delta, Json, NodeState, TopicState
 from rpk_py.metadata.store import StoreError
 from rpk_py.metadata.topic_plan import make_topic_id
 from rpk_py.shard_link import ShardLink
@@ -82,6 +82,27 @@ class SilentLog:
         return lambda event, **values: self.events.append(event)
 
 
+class LossyLink(ShardLink):
+    """The supervisor's end of a shard, which loses messages of the type `cluster.dropped`."""
+
+    def __init__(self, index: int, listener: socket.socket, cluster: Cluster) -> None:
+        snapshot = cluster.controller.snapshot_frame
+        super().__init__(index, listener, None, cluster.config, snapshot)
+        self._cluster = cluster
+
+    def send(self, message: Json) -> None:
+        if self._cluster.dropped != message["type"]:
+            super().send(message)
+
+    def send_delta(self, frame: bytes) -> None:
+        if self._cluster.dropped != "delta":
+            super().send_delta(frame)
+
+    def send_snapshot(self) -> None:
+        if self._cluster.dropped != "snapshot":
+            super().send_snapshot()
+
+
 class Cluster:
     """A controller and shards in one loop; each shard has a replica over a socketpair."""
 
@@ -93,7 +114,7 @@ class Cluster:
         self.controller = Controller(self.config, self.state, self.store, new_id, self.log)
         self.replicas: list[MetadataReplica] = []
         self.links: list[ShardLink] = []
-        self.dropped: Callable[[Json], bool] = lambda message: False
+        self.dropped = ""  # the type of the messages that get lost
         self._tasks: list[asyncio.Task[None]] = []
 
     async def add_shard(
@@ -104,9 +125,7 @@ class Cluster:
         index = len(self.replicas)
         ours, theirs = socket.socketpair()
         listener = socket.socket()
-        link = ShardLink(index, listener, None, self.config, lambda: encode_state(self.state))
-        send = link.send
-        link.send = lambda m: None if self.dropped(m) else send(m)  # type: ignore[method-assign]
+        link = LossyLink(index, listener, self)
 
         async def on_message(message: Json) -> None:
             if message["type"] == "hello":
@@ -114,7 +133,7 @@ class Cluster:
             elif message["type"] == "applied":
                 await self.controller.acknowledge(index, message["revision"])
             elif message["type"] == "snapshot_request":
-                self.controller.send_snapshot(index)
+                link.send_snapshot()
             elif message["type"] == "metrics":
                 link.metrics_arrived(message)
             elif message["type"] == "request":
