@@ -1,14 +1,20 @@
-"""The broker's configuration: one frozen object, every limit with its unit and its reason.
+"""The broker's configuration: one frozen object, every setting with its default and its meaning.
 
 Which process: built and validated once in the supervisor, then inherited by every shard.
 Invariants: an instance that exists is valid; nothing changes it; a name that ends in `_max` is
-a bound at which the broker pauses or answers an error, never grows.
-Sources: defaults are Apache Kafka's where Kafka has the setting (the comment names it).
+a bound at which the broker pauses or answers an error, never grows.  A name says its unit: `_ms`,
+`_s` or `_bytes`.  What stands here is all there is to a setting: `--print-config`, `--help`,
+docs/CONFIGURATION.md, validation and the other sources (settings_sources.py) read SETTINGS.
+Sources: defaults are Apache Kafka's where Kafka has the setting.
 """
+
+# ruff: noqa: RUF009 - a default made by _setting() belongs to the class, as is meant
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -19,119 +25,376 @@ GIB = 1024 * MIB
 
 SHARDS_PER_HOST_MAX = 128  # node id = host_id * 128 + shard, so 127 is the last shard index
 
-LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
-LOG_FORMATS = ("auto", "console", "json")
 IO_BACKENDS = ("auto", "liburing", "threads")
 IoBackend: TypeAlias = Literal["auto", "liburing", "threads"]
 
+_PORT_MAX = 65535
+_INT32_MAX = 2**31 - 1
+_BYTES_MAX = 2**40  # nobody means more than a terabyte; catches a wrong unit
+# What no name or path holds on purpose, and what neither TOML nor a file system takes.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+_BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
 
 class ConfigError(Exception):
-    """A setting is wrong; the message names it, its value and what would be right."""
+    """A setting is wrong; the message names it, its value, its place and what would be right.
 
-    def __init__(self, name: str, value: object, expected: str) -> None:
-        super().__init__(f"{name}={value!s} is not valid: {expected}")
+    other   (name, value) of a second setting that the first does not agree with; it ends `expected`
+    places  setting -> where its value stands, as far as that is known
+    """
+
+    def __init__(
+        self,
+        name: str,
+        value: object,
+        expected: str,
+        other: tuple[str, object] | None = None,
+        places: Mapping[str, str] | None = None,
+    ) -> None:
+        places = places or {}
+        where = f" in {places[name]}" if name in places else ""
+        text = f"{name}={_shown(value)}{where} is not valid: {expected}"
+        if other is not None:
+            text += f" {other[0]}={_shown(other[1])}"
+            text += f" ({places.get(other[0], 'default')})" if places else ""
+        super().__init__(text)
         self.name = name
+        self.value = value
+        self.expected = expected
+        self.other = other
+
+    def at(self, places: Mapping[str, str]) -> ConfigError:
+        """The same error, told with the places of its settings."""
+        return ConfigError(self.name, self.value, self.expected, self.other, places)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is known about one field of Config.
+
+    kind      int | float | bool | str | Path
+    optional  None is a value too, written as empty text
+    section   title of the group that starts with this setting; None: it belongs to the one before
+    """
+
+    name: str
+    kind: str
+    optional: bool
+    default: Any
+    meaning: str
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+    section: str | None
+
+    @property
+    def unit(self) -> str:
+        """Plural noun, or empty where the value counts what the name says."""
+        stem = self.name.removesuffix("_max")
+        for suffix, unit in (("_bytes", "bytes"), ("_ms", "milliseconds"), ("_s", "seconds")):
+            if stem.endswith(suffix):
+                return unit
+        return ""
+
+    @property
+    def expected(self) -> str:
+        """What a right value is, as it stands in an error: "must be ..."."""
+        if self.choices:
+            return f"must be one of {', '.join(self.choices)}"
+        if self.low is not None:
+            return f"must be between {self.low} and {self.high}"
+        return "must be text on one line, and not empty"
+
+    @property
+    def type_words(self) -> str:
+        """The type of its values as it stands in an error: "must be ..."."""
+        words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+        return words.get(self.kind, "text") + (" or auto" if self.name == "smp" else "")
+
+    def is_valid(self, value: Any) -> bool:
+        """Whether Config takes this value, which has the right type."""
+        if value is None:
+            return self.optional
+        if self.choices:
+            return value in self.choices
+        if self.low is not None and self.high is not None:
+            return bool(self.low <= value <= self.high)
+        if self.kind in ("str", "Path"):
+            return str(value) != "" and not _UNPRINTABLE.search(str(value))
+        return True
+
+
+def _setting(
+    default: Any,
+    meaning: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    section: str | None = None,
+) -> Any:
+    """A field of Config; see Setting."""
+    about = {"low": low, "high": high, "choices": choices, "section": section}
+    return dataclasses.field(default=default, metadata={"meaning": meaning, **about})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Every setting of a broker; see `parse_setting` for how text becomes a value.
+    """Every setting of a broker.
 
     Raises: ConfigError  on construction, naming the first setting that is out of range
     """
 
-    # Where the data is and which part of a cluster this host is.
-    data_dir: Path
-    host_id: int = 0  # node id = host_id * 128 + shard; fixed for a data directory
-
-    # Addresses.  Port 0 takes a free port, which the banner and broker.json then name.
-    kafka_host: str = "127.0.0.1"
-    kafka_port: int = 9092  # shard i listens on kafka_port + i
-    advertise_host: str | None = None  # None: answer with the address the client connected to
-    advertise_port: int | None = None  # None: the port that the shard listens on
-    admin_host: str = "127.0.0.1"
-    admin_port: int = 9644
-
-    # Processes and cores.
-    smp: int = 1  # shards, each a process pinned to a core
-    overprovisioned: bool = False  # True: do not pin (tests, shared machines)
-    io_backend: IoBackend = "auto"  # auto | liburing | threads; a forced one never falls back
-
-    # Logs.
-    log_level: str = "info"
-    log_format: str = "auto"  # auto: console on a terminal, json elsewhere
-
-    # Topics.
-    auto_create_topics: bool = True  # auto.create.topics.enable
-    default_partitions: int = 1  # num.partitions
-    partitions_per_topic_max: int = 10_000  # also per CreateTopics request, as in Kafka
-    partitions_max: int = 20_000  # per broker: each costs an open file and about 10 KB
-    max_message_bytes: int = 1_048_588  # message.max.bytes, of one record batch
-
-    # Network.
-    frame_bytes_max: int = 100 * MIB  # socket.request.max.bytes; a larger frame closes
-    connections_max: int = 10_000  # per shard; one file descriptor each
-    listen_backlog: int = 1024  # connections the kernel holds until the shard accepts them
-    # Request bytes held by handlers before the shard stops reading from its sockets.  A single
-    # frame is always admitted when nothing else is in flight, however large.
-    inflight_bytes_max: int = 256 * MIB
-    connection_inflight_bytes_max: int = 16 * MIB  # the same for one connection
-    partial_frame_bytes_max: int = 1 * GIB  # of a shard: frames that are still arriving
-    connections_max_idle_s: float = 600.0  # connections.max.idle.ms: silent longer is closed
-    reply_bytes_max: int = 128 * MIB  # replies of a shard not yet taken by the kernel
-    fetch_max_bytes: int = 55 * MIB  # fetch.max.bytes of the broker: most bytes in one reply
-
-    # Storage.
-    cache_bytes: int = 64 * MIB  # per shard: record buffers kept for tail reads
-    segment_bytes: int = 1 * GIB  # segment.bytes of a topic that does not set it
-    recycle_bytes: int = 1 * GIB  # retired segments kept per shard, to be overwritten
-    checkpoint_bytes: int = 64 * MIB  # log bytes that a recovery scans at most after a crash
-    write_caching: bool = False  # True: acknowledge from memory; loses data at a power cut
-    flush_ms: int = 100  # with write caching: oldest unsynced batch, at most
-    flush_bytes: int = 256 * KIB  # with write caching: unsynced bytes of a partition, at most
-    producer_id_expiration_ms: int = 86_400_000  # producer.id.expiration.ms, one day
-    lock_wait_s: float = 30.0  # how long writes of a killed process may pin a file's lock
-
-    # Supervisor.
-    shutdown_timeout_s: float = 30.0  # a graceful stop longer than this is ended by SIGKILL
-    restart_backoff_s: float = 0.1  # first delay before a dead shard is forked again, doubles
-    restart_backoff_s_max: float = 5.0
-    control_requests_max: int = 1000  # metadata requests of one shard waiting for an answer
-    control_queue_max: int = 1024  # deltas waiting for one slow shard; beyond: one snapshot
-    control_frame_bytes_max: int = 256 * MIB  # one message between supervisor and shard
-    admin_connections_max: int = 64
-    admin_header_bytes_max: int = 16 * KIB
-    admin_idle_s: float = 30.0  # an admin connection without a complete request is closed
-    metrics_timeout_s: float = 2.0  # how long a scrape waits for a slow shard
+    data_dir: Path = _setting(
+        Path("data"),
+        "directory of topics and metadata, made where missing; relative to where the broker starts",
+        section="Data and identity",
+    )
+    host_id: int = _setting(
+        0,
+        "number of this host in a cluster; node id = host_id * 128 + shard; fixed for a data "
+        "directory",
+        low=0,
+        high=1_000_000,
+    )
+    rack: str | None = _setting(
+        None, "failure domain that clients are told (broker.rack); unset: the host's name"
+    )
+    kafka_host: str = _setting(
+        "127.0.0.1",
+        "address to listen on for Kafka clients; 0.0.0.0 or :: for all of this machine's",
+        section="Addresses",
+    )
+    kafka_port: int = _setting(
+        9092,
+        "port of shard 0; shard i listens on kafka_port + i; 0: a free port for each",
+        low=0,
+        high=_PORT_MAX,
+    )
+    advertise_host: str | None = _setting(
+        None, "host that clients are told to connect to; unset: the address they connected to"
+    )
+    advertise_port: int | None = _setting(
+        None,
+        "port that clients are told for shard 0, plus i for shard i; unset: the one it listens on",
+        low=1,
+        high=_PORT_MAX,
+    )
+    admin_host: str = _setting("127.0.0.1", "address to listen on for HTTP: readiness and metrics")
+    admin_port: int = _setting(9644, "port for HTTP; 0: a free one", low=0, high=_PORT_MAX)
+    smp: int = _setting(
+        1,
+        "shards: each a process, a core, a port and a Kafka node; auto: one a usable core",
+        low=1,
+        high=SHARDS_PER_HOST_MAX,
+        section="Processes and cores",
+    )
+    overprovisioned: bool = _setting(
+        False, "do not pin shards to cores of their own: tests and shared machines"
+    )
+    io_backend: IoBackend = _setting(
+        "auto",
+        "how to write to disk; one that is named is used or refused, never replaced by another",
+        choices=IO_BACKENDS,
+    )
+    log_level: str = _setting(
+        "info",
+        "least severe events that are logged, on standard error",
+        choices=("debug", "info", "warning", "error", "critical"),
+        section="Logging",
+    )
+    log_format: str = _setting(
+        "auto",
+        "form of a log line; auto: console on a terminal, json elsewhere",
+        choices=("auto", "console", "json"),
+    )
+    auto_create_topics: bool = _setting(
+        True, "create a topic when a client first uses its name", section="Topics"
+    )
+    default_partitions: int = _setting(
+        1, "partitions of a topic whose creator does not say", low=1, high=10_000
+    )
+    partitions_per_topic_max: int = _setting(
+        10_000,
+        "partitions of one topic, and of all topics of one request to create some",
+        low=1,
+        high=1_000_000,
+    )
+    partitions_max: int = _setting(
+        20_000,
+        "partitions of this broker; each costs an open file and about 10 KB of memory",
+        low=1,
+        high=1_000_000,
+    )
+    max_message_bytes: int = _setting(
+        1_048_588,
+        "largest record batch that is accepted; a topic's max.message.bytes wins",
+        low=1,
+        high=_INT32_MAX,
+    )
+    frame_bytes_max: int = _setting(
+        100 * MIB,
+        "largest request; a larger one closes its connection",
+        low=1024,
+        high=_INT32_MAX,
+        section="Network",
+    )
+    connections_max: int = _setting(
+        10_000, "client connections of one shard; each costs an open file", low=1, high=1_000_000
+    )
+    listen_backlog: int = _setting(
+        1024,
+        "connections of one shard that the kernel holds until they are accepted",
+        low=1,
+        high=65535,
+    )
+    inflight_bytes_max: int = _setting(
+        256 * MIB,
+        "requests of one shard being worked on; beyond it, its sockets are not read, but one "
+        "request is always let in",
+        low=64 * KIB,
+        high=_BYTES_MAX,
+    )
+    connection_inflight_bytes_max: int = _setting(
+        16 * MIB, "the same for one connection", low=1024, high=_BYTES_MAX
+    )
+    partial_frame_bytes_max: int = _setting(
+        1 * GIB, "requests of one shard that have arrived in part", low=64 * KIB, high=_BYTES_MAX
+    )
+    connections_max_idle_s: float = _setting(
+        600.0, "a connection that is silent for longer is closed", low=0.01, high=10**9
+    )
+    reply_bytes_max: int = _setting(
+        128 * MIB,
+        "replies of one shard that clients have not taken yet",
+        low=64 * KIB,
+        high=_BYTES_MAX,
+    )
+    fetch_max_bytes: int = _setting(
+        55 * MIB, "most record bytes in one reply to a fetch", low=1024, high=_INT32_MAX
+    )
+    cache_bytes: int = _setting(
+        64 * MIB,
+        "newest records that one shard keeps in memory for its consumers",
+        low=0,
+        high=_BYTES_MAX,
+        section="Storage",
+    )
+    segment_bytes: int = _setting(
+        1 * GIB,
+        "size at which a log goes on in a new file; a topic's segment.bytes wins",
+        low=16 * KIB,
+        high=_BYTES_MAX,
+    )
+    recycle_bytes: int = _setting(
+        1 * GIB,
+        "retired log files that one shard keeps, to be overwritten by new ones",
+        low=0,
+        high=_BYTES_MAX,
+    )
+    checkpoint_bytes: int = _setting(
+        64 * MIB,
+        "most of a partition's log that is read again after a crash",
+        low=4 * KIB,
+        high=_BYTES_MAX,
+    )
+    write_caching: bool = _setting(
+        False,
+        "acknowledge records before they are on disk: a power cut loses them; a topic's "
+        "write.caching wins",
+    )
+    flush_ms: int = _setting(
+        100,
+        "with write caching: longest that a record waits for the disk; a topic's flush.ms wins",
+        low=1,
+        high=_INT32_MAX,
+    )
+    flush_bytes: int = _setting(
+        256 * KIB,
+        "with write caching: most of a partition that waits for the disk; a topic's "
+        "flush.bytes wins",
+        low=1,
+        high=_BYTES_MAX,
+    )
+    producer_id_expiration_ms: int = _setting(
+        86_400_000,
+        "an idempotent producer that is silent for longer is forgotten",
+        low=1,
+        high=2**53,
+    )
+    lock_wait_s: float = _setting(
+        30.0,
+        "how long a start waits for writes of a killed broker that are still under way",
+        low=0.0,
+        high=3600.0,
+    )
+    shutdown_timeout_s: float = _setting(
+        30.0,
+        "a graceful stop that takes longer is ended by SIGKILL",
+        low=0.0,
+        high=3600.0,
+        section="Supervision",
+    )
+    restart_backoff_s: float = _setting(
+        0.1,
+        "delay before a shard that died is started again; it doubles with each death in a row",
+        low=0.001,
+        high=3600.0,
+    )
+    restart_backoff_s_max: float = _setting(5.0, "longest such delay", low=0.001, high=3600.0)
+    control_requests_max: int = _setting(
+        1000, "metadata requests of one shard that wait for the controller", low=1, high=1_000_000
+    )
+    control_queue_max: int = _setting(
+        1024,
+        "metadata changes that wait for a slow shard; beyond it, it gets the whole state anew",
+        low=1,
+        high=1_000_000,
+    )
+    control_frame_bytes_max: int = _setting(
+        256 * MIB,
+        "largest message between the supervisor and a shard",
+        low=64 * KIB,
+        high=_INT32_MAX,
+    )
+    admin_connections_max: int = _setting(64, "HTTP connections at a time", low=1, high=10_000)
+    admin_header_bytes_max: int = _setting(
+        16 * KIB, "largest head of an HTTP request", low=256, high=MIB
+    )
+    admin_idle_s: float = _setting(
+        30.0,
+        "an HTTP connection without a complete request for longer is closed",
+        low=0.01,
+        high=3600.0,
+    )
+    metrics_timeout_s: float = _setting(
+        2.0, "how long a request for metrics waits for a slow shard", low=0.01, high=60.0
+    )
 
     def __post_init__(self) -> None:
-        for name, low, high in _RANGES:
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ConfigError(name, value, f"must be between {low} and {high}")
-        for name, choices in _CHOICES:
-            value = getattr(self, name)
-            if value not in choices:
-                raise ConfigError(name, value, f"must be one of {', '.join(choices)}")
+        for setting in SETTINGS.values():
+            value = getattr(self, setting.name)
+            if not setting.is_valid(value):
+                raise ConfigError(setting.name, value, setting.expected)
         self._check_relations()
 
     def _check_relations(self) -> None:
-        if self.kafka_port and self.kafka_port + self.smp - 1 > 65535:
-            raise ConfigError(
-                "kafka_port", self.kafka_port, f"{self.smp} shards need ports up to 65535"
-            )
-        if self.max_message_bytes > self.frame_bytes_max:
-            raise ConfigError(
-                "max_message_bytes",
-                self.max_message_bytes,
-                f"must not exceed frame_bytes_max ({self.frame_bytes_max})",
-            )
-        if self.restart_backoff_s > self.restart_backoff_s_max:
-            raise ConfigError(
-                "restart_backoff_s",
-                self.restart_backoff_s,
-                f"must not exceed restart_backoff_s_max ({self.restart_backoff_s_max})",
-            )
+        for name in ("kafka_port", "advertise_port"):
+            if (port := getattr(self, name)) and port + self.smp - 1 > _PORT_MAX:
+                expected = f"the last shard's port would be {port + self.smp - 1}, with"
+                raise ConfigError(name, port, expected, ("smp", self.smp))
+        shard_ports = range(self.kafka_port, self.kafka_port + self.smp) if self.kafka_port else ()
+        same_host = self.admin_host == self.kafka_host or self.kafka_host in ("0.0.0.0", "::")
+        if self.admin_port in shard_ports and same_host:
+            shard = f"shard {self.admin_port - self.kafka_port} listens there, by"
+            raise ConfigError("admin_port", self.admin_port, shard, ("kafka_port", self.kafka_port))
+        for name, bound in (
+            ("max_message_bytes", "frame_bytes_max"),
+            ("restart_backoff_s", "restart_backoff_s_max"),
+        ):
+            value, most = getattr(self, name), getattr(self, bound)
+            if value > most:
+                raise ConfigError(name, value, "must not exceed", (bound, most))
 
     def node_id(self, shard_index: int) -> int:
         """The Kafka node id of a shard of this host."""
@@ -144,109 +407,49 @@ class Config:
         return [self.node_id(index) for index in range(self.smp)]
 
 
-_INT32_MAX = 2**31 - 1
-_BYTES_MAX = 2**40  # nobody means more than a terabyte; catches a wrong unit
-
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("host_id", 0, 1_000_000),
-    ("kafka_port", 0, 65535),
-    ("advertise_port", 1, 65535),
-    ("admin_port", 0, 65535),
-    ("smp", 1, SHARDS_PER_HOST_MAX),
-    ("default_partitions", 1, 10_000),
-    ("partitions_per_topic_max", 1, 1_000_000),
-    ("partitions_max", 1, 1_000_000),
-    ("max_message_bytes", 1, _INT32_MAX),
-    ("frame_bytes_max", 1024, _INT32_MAX),
-    ("connections_max", 1, 1_000_000),
-    ("listen_backlog", 1, 65535),
-    ("inflight_bytes_max", 64 * KIB, _BYTES_MAX),
-    ("connection_inflight_bytes_max", 1024, _BYTES_MAX),
-    ("partial_frame_bytes_max", 64 * KIB, _BYTES_MAX),
-    ("connections_max_idle_s", 0.01, 1e9),
-    ("reply_bytes_max", 64 * KIB, _BYTES_MAX),
-    ("fetch_max_bytes", 1024, _INT32_MAX),
-    ("cache_bytes", 0, _BYTES_MAX),
-    ("segment_bytes", 16 * KIB, _BYTES_MAX),
-    ("recycle_bytes", 0, _BYTES_MAX),
-    ("checkpoint_bytes", 4 * KIB, _BYTES_MAX),
-    ("flush_ms", 1, _INT32_MAX),
-    ("flush_bytes", 1, _BYTES_MAX),
-    ("producer_id_expiration_ms", 1, 2**53),
-    ("lock_wait_s", 0.0, 3600.0),
-    ("shutdown_timeout_s", 0.0, 3600.0),
-    ("restart_backoff_s", 0.001, 3600.0),
-    ("restart_backoff_s_max", 0.001, 3600.0),
-    ("control_requests_max", 1, 1_000_000),
-    ("control_queue_max", 1, 1_000_000),
-    ("control_frame_bytes_max", 64 * KIB, _INT32_MAX),
-    ("admin_connections_max", 1, 10_000),
-    ("admin_header_bytes_max", 256, MIB),
-    ("admin_idle_s", 0.01, 3600.0),
-    ("metrics_timeout_s", 0.01, 60.0),
-)
-
-_CHOICES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("log_level", LOG_LEVELS),
-    ("log_format", LOG_FORMATS),
-    ("io_backend", IO_BACKENDS),
-)
-
-_BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+def _describe(field: dataclasses.Field[Any]) -> Setting:
+    kind, _, optional = str(field.type).partition(" | ")
+    kind = "str" if kind == "IoBackend" else kind
+    return Setting(
+        name=field.name,
+        kind=kind,
+        optional=optional == "None",
+        default=field.default,
+        **field.metadata,
+    )
 
 
-def setting_names() -> list[str]:
-    """All names that `parse_setting` knows, in the order of the class."""
-    return [field.name for field in dataclasses.fields(Config)]
+SETTINGS = {field.name: _describe(field) for field in dataclasses.fields(Config)}
 
 
 def parse_setting(name: str, text: str) -> Any:
-    """Turn the text of one setting into the value that `Config` takes.
+    """Turn the text of one setting into the value that `Config` takes, not yet checked further.
 
     Raises: ConfigError  for a name that does not exist, or text of the wrong type
     """
-    kinds = {field.name: str(field.type) for field in dataclasses.fields(Config)}
-    kind = kinds.get(name)
-    if kind is None:
-        raise ConfigError(name, text, f"no such setting; there are {', '.join(kinds)}")
-    if kind == "bool":
-        if text.lower() not in _BOOLS:
-            raise ConfigError(name, text, "must be true or false")
-        return _BOOLS[text.lower()]
-    if kind == "Path":
-        return Path(text)
-    if kind.endswith(" | None") and text == "":
+    setting = SETTINGS.get(name)
+    if setting is None:
+        raise ConfigError(name, text, "there is no such setting")
+    if setting.optional and text == "":
         return None
-    if kind.startswith("str") or kind == "IoBackend":
-        return text
-    number = float if kind == "float" else int
+    if setting.kind == "Path" and text == "":
+        raise ConfigError(name, text, setting.expected)  # or it would be the working directory
     try:
-        return number(text)
-    except ValueError:
-        raise ConfigError(name, text, "must be a number") from None
+        return _PARSERS[setting.kind](text)
+    except (KeyError, ValueError):
+        raise ConfigError(name, text, f"must be {setting.type_words}") from None
 
 
-def parse_address(name: str, text: str, default_port: int | None = None) -> tuple[str, int | None]:
-    """Split HOST:PORT, [IPV6]:PORT or, with a default port, HOST alone.
+def _shown(value: object) -> str:
+    """A value on one line."""
+    text = str(value)
+    return repr(text) if _UNPRINTABLE.search(text) else text
 
-    Raises: ConfigError  naming `name` when the host is empty or the port is not 0..65535
-    """
-    expected = "must be HOST:PORT, like 127.0.0.1:9092 or [::1]:9092"
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise ConfigError(name, text, expected)
-        port_text = rest[1:] if rest else None
-    else:
-        host, colon, after = text.rpartition(":")
-        port_text = after if colon else None
-        host = host if colon else text
-        if ":" in host:
-            raise ConfigError(name, text, "an IPv6 address is written in brackets: [::1]:9092")
-    if not host or (port_text is None and host.isdigit()):  # a port alone, its host forgotten
-        raise ConfigError(name, text, expected)
-    if port_text is None:
-        return host, default_port
-    if not (port_text.isascii() and port_text.isdigit() and int(port_text) <= 65535):
-        raise ConfigError(name, text, expected)
-    return host, int(port_text)
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "int": int,
+    "float": float,
+    "bool": lambda text: _BOOLS[text.lower()],
+    "str": str,
+    "Path": Path,
+}

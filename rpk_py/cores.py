@@ -1,7 +1,9 @@
-"""Cores: which ones this broker may pin its shards to, claimed so that two brokers never share.
+"""Cores: how many this broker may use, and which ones it may pin its shards to.
 
-Which process: supervisor; it holds the claims (flock on a file per core) for its whole life, so
-they end with it, however it ends.  A shard pins itself to the core that was chosen for it.
+Which process: supervisor.  The cores are claimed so that two brokers never share one; it holds
+the claims (flock on a file per core) for its whole life, so they end with it, however it ends.
+A shard pins itself to the core that was chosen for it.
+Source: cgroups(7) and the kernel's cgroup-v2 and sched-bwc documents for the quotas.
 """
 
 from __future__ import annotations
@@ -9,12 +11,69 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
 
 from rpk_py.config import Config
 
 _LOCK_DIR = Path("/run/lock")
+_CGROUPS = PurePosixPath("/sys/fs/cgroup")
+
+
+def usable_count(
+    affinity: int | None = None, read: Callable[[PurePosixPath], str | None] | None = None
+) -> int:
+    """Cores that this process may keep busy: what smp=auto means.
+
+    The least of the cores it may run on and the CPU time that its control group and those above
+    it may use, in whole cores, at least 1.
+
+    Shapes:  affinity  number of cores it may run on; None asks the kernel
+             read      path -> text of a file, None where there is none; None reads files
+    """
+    read = read or _read
+    cores = len(os.sched_getaffinity(0)) if affinity is None else affinity
+    return max(1, min([cores, *(int(quota) for quota in _quotas(read))]))
+
+
+def _quotas(read: Callable[[PurePosixPath], str | None]) -> Iterator[float]:
+    """The limits of CPU time that hold for this process, in cores."""
+    for line in (read(PurePosixPath("/proc/self/cgroup")) or "").splitlines():
+        hierarchy, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        relative = PurePosixPath(group.lstrip("/"))
+        if hierarchy == "0":  # version 2, alone or beside version 1
+            for root in (_CGROUPS, _CGROUPS / "unified"):
+                for directory in _upward(root, relative):
+                    yield from _quota(*(read(directory / "cpu.max") or "").split())
+        elif "cpu" in controllers.split(","):
+            for directory in _upward(_CGROUPS / controllers, relative):
+                quota, period = (
+                    (read(directory / name) or "").strip()
+                    for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+                )
+                yield from _quota(quota, period)
+
+
+def _upward(root: PurePosixPath, relative: PurePosixPath) -> Iterator[PurePosixPath]:
+    """A control group's directory and those above it.  In a container the group's path may be
+    the host's and not exist; the root, which does, is the container's own group then."""
+    yield root / relative
+    for parent in relative.parents:
+        yield root / parent
+
+
+def _quota(quota: str = "", period: str = "") -> Iterator[float]:
+    """Microseconds of CPU time per microseconds; "max" and -1 mean no limit."""
+    if quota.isdigit() and period.isdigit() and int(period) > 0:
+        yield int(quota) / int(period)
+
+
+def _read(path: PurePosixPath) -> str | None:
+    try:
+        return Path(path).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
 
 
 def claim(
@@ -34,18 +93,23 @@ def claim(
     cores: list[int | None] = []
     fds: list[int] = []
     directory = lock_dir or _usable_lock_dir()
-    for core in sorted(os.sched_getaffinity(0) if usable is None else usable):
+    candidates = sorted(os.sched_getaffinity(0) if usable is None else usable)
+    taken = 0
+    for core in candidates:
         if len(cores) == config.smp:
             break
         fd = _claim_core(directory / f"rpk-py-core-{core}.lock")
-        if fd is not None:
+        if fd is None:
+            taken += 1
+        else:
             cores.append(core)
             fds.append(fd)
     missing = config.smp - len(cores)
     if missing:
         on_message(
-            f"{missing} of {config.smp} shards run without a core of their own: other brokers"
-            " have claimed the rest (--overprovisioned says this is intended)"
+            f"{missing} of {config.smp} shards run without a core of their own: of"
+            f" {len(candidates)} usable cores other brokers have claimed {taken}"
+            " (--overprovisioned says that this is intended)"
         )
     return cores + [None] * missing, fds
 

@@ -20,10 +20,11 @@ from storage.errors import LockTimeout
 LOCK_NAME = ".lock"
 
 
-def prepare(path: Path) -> None:
+def prepare(path: Path) -> list[Path]:
     """Create the directory where it is missing, durably, and check that it can be written.
 
-    Raises: StartupError
+    Returns: the directories that were made, the data directory first; for `undo`
+    Raises:  StartupError
     """
     try:
         missing = [parent for parent in (path, *path.parents) if not parent.exists()]
@@ -42,6 +43,21 @@ def prepare(path: Path) -> None:
             f"the data directory {path} is not writable for user {os.geteuid()}"
             " (change its owner, or choose another with --data-dir)"
         )
+    return missing
+
+
+def undo(made: list[Path]) -> None:
+    """Take back what `prepare` and `lock` made for a start that failed, if nothing else is there.
+
+    The lock must still be held.
+    """
+    try:
+        if made and os.listdir(made[0]) == [LOCK_NAME]:
+            (made[0] / LOCK_NAME).unlink()
+            for directory in made:
+                directory.rmdir()
+    except OSError:
+        pass  # somebody uses it meanwhile: then it is not ours to remove
 
 
 def lock(path: Path, wait_s: float, on_wait: Callable[[str], None]) -> int:
@@ -60,6 +76,8 @@ def lock(path: Path, wait_s: float, on_wait: Callable[[str], None]) -> int:
         raise StartupError(f"cannot open {file}: {error.strerror}") from None
     try:
         _take(fd, path, wait_s, on_wait)
+        if os.fstat(fd).st_nlink == 0:
+            raise StartupError(f"{path} was removed while this start waited for it (start again)")
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()} {_start_time(os.getpid())}\n".encode(), 0)
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""`rpk-py start`: options to a Config, then the supervisor.
+"""`rpk-py start`: settings of all sources to a Config, then the supervisor.
 
 Which process: the supervisor, before it becomes one.  A wrong setting or a start that cannot go
 on is one line on standard error and exit code 1.
@@ -6,114 +6,104 @@ on is one line on standard error and exit code 1.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from rpk_py import __version__
-from rpk_py.config import (
-    IO_BACKENDS,
-    LOG_FORMATS,
-    LOG_LEVELS,
-    Config,
-    ConfigError,
-    parse_address,
-    parse_setting,
-)
+from rpk_py import __version__, cores
+from rpk_py.config import SETTINGS, Config, ConfigError
 from rpk_py.log_setup import make_logger, resolve_format
+from rpk_py.settings_sources import ADDRESSES, as_toml, flag_of, load
 from rpk_py.startup_error import StartupError
 from rpk_py.supervisor import BrokerInfo
 
+# Settings with an option of their own; all others are given by --set.
+_FLAGS = (
+    "data_dir",
+    "kafka_addr",
+    "advertise_kafka_addr",
+    "admin_addr",
+    "smp",
+    "overprovisioned",
+    "io_backend",
+    "log_level",
+    "log_format",
+)
+_METAVARS = {"advertise_kafka_addr": "HOST[:PORT]", "smp": "N|auto", "data_dir": "DIRECTORY"}
+
+
+def _flags(command: Any) -> Any:
+    """Give a command the options of _FLAGS, told as SETTINGS tells them."""
+    for name in reversed(_FLAGS):
+        if name in ADDRESSES:
+            host, port, meaning = ADDRESSES[name]
+            defaults = (SETTINGS[host].default, SETTINGS[port].default)
+            default = "" if defaults[0] is None else "{}:{}".format(*defaults)
+            metavar = "HOST:PORT"
+            is_switch = False
+        else:
+            setting = SETTINGS[name]
+            meaning = setting.meaning
+            is_switch = setting.kind == "bool"
+            default = "" if is_switch else str(setting.default)
+            metavar = "|".join(setting.choices) or "TEXT"
+        command = click.option(
+            flag_of(name),
+            metavar=None if is_switch else _METAVARS.get(name, metavar),
+            is_flag=is_switch,
+            flag_value="true" if is_switch else None,
+            help=f"{meaning[0].upper()}{meaning[1:]}."
+            + (f" [default: {default}]" if default else ""),
+        )(command)
+    return command
+
 
 @click.command()
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    default=Path("data"),
-    show_default=True,
-    help="Where topics and metadata are kept; created where missing.",
-)
-@click.option("--kafka-addr", metavar="HOST:PORT", help="[default: 127.0.0.1:9092] 0: a free port.")
-@click.option(
-    "--advertise-kafka-addr",
-    metavar="HOST[:PORT]",
-    help="Address that clients are told. [default: the one they connected to]",
-)
-@click.option("--admin-addr", metavar="HOST:PORT", help="[default: 127.0.0.1:9644] 0: a free port.")
-@click.option("--smp", metavar="N", help="Shards, a process and a core each. [default: 1]")
-@click.option(
-    "--overprovisioned", is_flag=True, help="Do not pin to cores: tests and shared machines."
-)
-@click.option(
-    "--io-backend",
-    type=click.Choice(IO_BACKENDS),
-    help="Disk I/O; a named one never falls back. [default: auto]",
-)
-@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="[default: info]")
-@click.option(
-    "--log-format",
-    type=click.Choice(LOG_FORMATS),
-    help="[default: auto: console on a terminal, else json]",
-)
+@_flags
 @click.option(
     "--set",
-    "settings",
+    "assignments",
     metavar="NAME=VALUE",
     multiple=True,
-    help="Any setting of rpk_py/config.py, like --set max_message_bytes=4194304.",
+    help="Any setting, like --set max_message_bytes=4194304; may be repeated.",
 )
-def start(**options: Any) -> None:
-    """Start the broker in the foreground; SIGTERM or Ctrl-C stops it gracefully."""
+@click.option(
+    "--config",
+    "file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="TOML file of settings. [default: the one that RPK_CONFIG names]",
+)
+@click.option(
+    "--print-config",
+    is_flag=True,
+    help="Print every setting with its source and meaning, as a file for --config, and exit.",
+)
+def start(
+    assignments: tuple[str, ...], file: Path | None, print_config: bool, **options: str | None
+) -> None:
+    """Start the broker in the foreground; SIGTERM or Ctrl-C stops it gracefully.
+
+    Settings come from their defaults, then from --config, then from variables of the environment
+    like RPK_KAFKA_PORT=19092, then from --set and the other options; the later one wins.
+    """
+    flags = {name: text for name, text in options.items() if text is not None}
     try:
-        config = make_config(**options)
-    except ConfigError as error:
-        _give_up(str(error))
-    try:
+        loaded = load(flags, assignments, os.environ, file, cores.usable_count)
+        if print_config:
+            print(as_toml(loaded), end="")
+            return
+        config = loaded.config
         # Imported here, once, so that all shards share the memory of it.
         from rpk_py import shard, supervisor
 
         code = supervisor.run(config, shard.run, lambda info: _print_banner(config, info))
-    except StartupError as error:
+    except (ConfigError, StartupError) as error:
         _give_up(str(error))
     sys.exit(code)
-
-
-def make_config(
-    data_dir: Path,
-    kafka_addr: str | None,
-    advertise_kafka_addr: str | None,
-    admin_addr: str | None,
-    smp: str | None,
-    overprovisioned: bool,
-    settings: tuple[str, ...],
-    **named: str | None,
-) -> Config:
-    """The configuration that the options mean: defaults, then --set, then the options.
-
-    Raises: ConfigError
-    """
-    values: dict[str, Any] = {"data_dir": data_dir.absolute()}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise ConfigError("--set", setting, "must be NAME=VALUE")
-        values[name] = parse_setting(name, text)
-    if kafka_addr is not None:
-        values["kafka_host"], values["kafka_port"] = parse_address("--kafka-addr", kafka_addr, 9092)
-    if advertise_kafka_addr is not None:
-        values["advertise_host"], values["advertise_port"] = parse_address(
-            "--advertise-kafka-addr", advertise_kafka_addr
-        )
-    if admin_addr is not None:
-        values["admin_host"], values["admin_port"] = parse_address("--admin-addr", admin_addr, 9644)
-    if overprovisioned:
-        values["overprovisioned"] = True
-    if smp is not None:
-        values["smp"] = parse_setting("smp", smp)
-    values.update({name: value for name, value in named.items() if value is not None})
-    return Config(**values)
 
 
 def _give_up(text: str) -> NoReturn:
@@ -132,6 +122,7 @@ def _print_banner(config: Config, info: BrokerInfo) -> None:
             "rpk-py is ready",
             version=__version__,
             kafka=info.kafka,
+            cores=info.cores,
             admin=info.admin,
             data_dir=str(info.data_dir),
             disk=info.disk,
@@ -140,7 +131,7 @@ def _print_banner(config: Config, info: BrokerInfo) -> None:
         return
     print(
         f"rpk-py {__version__} is ready\n"
-        f"  kafka   {', '.join(info.kafka)}\n"
+        f"  kafka   {_listeners(info)}\n"
         f"  admin   http://{info.admin}/v1/status/ready\n"
         f"  data    {info.data_dir}\n"
         f"  disk    {info.disk}\n"
@@ -148,3 +139,13 @@ def _print_banner(config: Config, info: BrokerInfo) -> None:
         file=sys.stderr,
         flush=True,
     )
+
+
+def _listeners(info: BrokerInfo) -> str:
+    """The address of every shard, each on a line, with the core that it is pinned to."""
+    width = max(map(len, info.kafka))
+    rows = [
+        f"{address:{width}}  {'not pinned' if core is None else f'core {core}'}"
+        for address, core in zip(info.kafka, info.cores, strict=True)
+    ]
+    return "\n          ".join(rows)

@@ -11,26 +11,22 @@ import json
 import os
 import socket
 import sys
-from pathlib import Path
 from typing import Any
 
 from rpk_py import supervisor
-from rpk_py.cli.start import make_config
 from rpk_py.config import Config, ConfigError
 from rpk_py.log_setup import make_logger
 from rpk_py.metadata.replica import MetadataReplica, open_replica
 from rpk_py.metadata.requests import TopicSpec
 from rpk_py.metrics import ShardMetrics
+from rpk_py.settings_sources import load
 from rpk_py.shard_process import FATAL_EXIT
 from rpk_py.startup_error import StartupError
 
 OPTIONS: dict[str, Any] = {
     "kafka_addr": "127.0.0.1:0",
-    "advertise_kafka_addr": None,
     "admin_addr": "127.0.0.1:0",
-    "smp": None,
     "overprovisioned": True,
-    "settings": (),
     "io_backend": "threads",
     "log_format": "json",
     "log_level": "debug",
@@ -119,11 +115,13 @@ def link(fd: str) -> str:
 
 
 def main(data_dir: str, options: str) -> int:
-    """Run a broker with OPTIONS, changed by a JSON object."""
+    """Run a broker with OPTIONS, changed by a JSON object; "settings" is a list for --set."""
     changed = {**OPTIONS, **json.loads(options)}
     try:
-        config = make_config(data_dir=Path(data_dir), **changed)
-        return supervisor.run(config, run, lambda info: None)
+        settings = changed.pop("settings", ())
+        flags = {name: str(value) for name, value in changed.items()}
+        loaded = load({"data_dir": data_dir, **flags}, settings, {}, None, lambda: 1)
+        return supervisor.run(loaded.config, run, lambda info: None)
     except (ConfigError, StartupError) as error:
         print(f"rpk-py: {error}", file=sys.stderr)
         return 1

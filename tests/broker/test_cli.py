@@ -1,94 +1,119 @@
-"""The command line: options become a Config, errors are one line."""
+"""The command line: options become settings, errors are one line, the help is complete."""
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from rpk_py import __version__
 from rpk_py.cli import root
-from rpk_py.cli.start import make_config
-from rpk_py.config import Config, ConfigError
-
-NOTHING: dict[str, Any] = {
-    "data_dir": Path("/data"),
-    "kafka_addr": None,
-    "advertise_kafka_addr": None,
-    "admin_addr": None,
-    "smp": None,
-    "overprovisioned": False,
-    "settings": (),
-    "io_backend": None,
-    "log_level": None,
-    "log_format": None,
-}
+from rpk_py.config import SETTINGS, Config
 
 
-def config_of(**options: Any) -> Config:
-    return make_config(**{**NOTHING, **options})
+def printed(*arguments: str, **environment: str) -> tuple[dict[str, object], str]:
+    """What `start --print-config` says: the values, and the text."""
+    result = CliRunner().invoke(root, ["start", "--print-config", *arguments], env=environment)
+    assert result.exit_code == 0, result.output
+    return tomllib.loads(result.output), result.output
 
 
-def test_without_options_the_defaults_hold() -> None:
-    assert config_of() == Config(data_dir=Path("/data"))
+def refusal(*arguments: str, **environment: str) -> str:
+    """The one line of a start with a wrong setting."""
+    result = CliRunner().invoke(root, ["start", "--print-config", *arguments], env=environment)
+    assert result.exit_code == 1
+    assert result.output.startswith("rpk-py: ")
+    assert result.output.count("\n") == 1
+    return result.output.removeprefix("rpk-py: ").rstrip("\n")
 
 
 def test_options_become_settings() -> None:
-    config = config_of(
-        kafka_addr="0.0.0.0:19092",
-        advertise_kafka_addr="kafka.example:443",
-        admin_addr="[::1]:0",
-        smp="1",
-        overprovisioned=True,
-        io_backend="threads",
-        log_level="debug",
-        log_format="json",
+    values, text = printed(
+        *("--data-dir", "/x", "--kafka-addr", "0.0.0.0:19092", "--admin-addr", "[::1]:0"),
+        *("--advertise-kafka-addr", "kafka.example:443", "--smp", "3", "--overprovisioned"),
+        *("--io-backend", "threads", "--log-level", "debug", "--log-format", "json"),
+        *("--set", "rack=north", "--set", "flush_ms=7"),
     )
-    assert (config.kafka_host, config.kafka_port) == ("0.0.0.0", 19092)
-    assert (config.advertise_host, config.advertise_port) == ("kafka.example", 443)
-    assert (config.admin_host, config.admin_port) == ("::1", 0)
-    assert config.overprovisioned
-    assert (config.io_backend, config.log_level, config.log_format) == ("threads", "debug", "json")
+    assert values == {
+        **{s.name: s.default for s in SETTINGS.values() if s.default is not None},
+        "data_dir": "/x",
+        "kafka_host": "0.0.0.0",
+        "kafka_port": 19092,
+        "admin_host": "::1",
+        "admin_port": 0,
+        "advertise_host": "kafka.example",
+        "advertise_port": 443,
+        "smp": 3,
+        "overprovisioned": True,
+        "io_backend": "threads",
+        "log_level": "debug",
+        "log_format": "json",
+        "rack": "north",
+        "flush_ms": 7,
+    }
+    assert re.search(r"^kafka_port = 19092  # --kafka-addr \| ", text, re.MULTILINE)
+    assert re.search(r"^flush_ms = 7  # --set \| .* \(milliseconds\)$", text, re.MULTILINE)
+    assert re.search(r"^cache_bytes = 67108864  # default \| ", text, re.MULTILINE)
 
 
 def test_a_port_that_is_not_advertised_is_the_one_that_the_shard_listens_on() -> None:
-    config = config_of(advertise_kafka_addr="kafka.example")
-    assert (config.advertise_host, config.advertise_port) == ("kafka.example", None)
+    values, text = printed("--advertise-kafka-addr", "kafka.example")
+    assert values["advertise_host"] == "kafka.example"
+    assert "# advertise_port is unset  # default | " in text
 
 
 def test_an_option_wins_over_set() -> None:
-    config = config_of(settings=("log_level=error", "cache_bytes=1000"), log_level="debug")
-    assert config.log_level == "debug"
-    assert config.cache_bytes == 1000
+    values, _ = printed("--log-level", "debug", "--set", "log_level=error", "--set", "flush_ms=9")
+    assert (values["log_level"], values["flush_ms"]) == ("debug", 9)
 
 
 def test_a_relative_data_directory_is_made_absolute() -> None:
-    assert config_of(data_dir=Path("here")).data_dir == Path.cwd() / "here"
+    assert printed("--data-dir", "here")[0]["data_dir"] == str(Path.cwd() / "here")
+
+
+def test_auto_is_printed_as_the_number_of_shards_that_it_means() -> None:
+    values, text = printed("--smp", "auto")
+    assert isinstance(values["smp"], int)
+    assert re.search(r"^smp = \d+  # --smp, auto \| ", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("arguments", "says"),
     [
-        ({"smp": "none"}, r"smp=none .*must be a number"),
-        ({"settings": ("cash_bytes=1",)}, r"cash_bytes=1 .*no such setting"),
-        ({"settings": ("cache_bytes",)}, r"--set=cache_bytes .*must be NAME=VALUE"),
-        ({"kafka_addr": "9092"}, r"--kafka-addr=9092 .*must be HOST:PORT"),
+        (("--smp", "0"), "smp=0 in --smp is not valid: must be between 1 and 128"),
+        (("--smp", "none"), "smp=none in --smp is not valid: must be a whole number or auto"),
+        (("--log-level", "loud"), "log_level=loud in --log-level is not valid: must be one of"),
+        (("--set", "cash_bytes=1"), "cash_bytes=1 in --set is not .*; did you mean cache_bytes?"),
+        (("--set", "xyzzy=1"), "xyzzy=1 in --set .* rpk-py start --print-config lists all"),
+        (("--set", "cache_bytes"), "--set=cache_bytes is not valid: must be NAME=VALUE"),
+        (("--kafka-addr", "9092"), "kafka_addr=9092 in --kafka-addr is not .* be HOST:PORT"),
+        (("--config", "/no/such"), "the configuration file /no/such of --config cannot be read"),
     ],
 )
-def test_a_wrong_option_is_named_with_what_would_be_right(
-    options: dict[str, Any], says: str
+def test_a_wrong_option_is_one_line_that_says_what_would_be_right(
+    arguments: tuple[str, ...], says: str
 ) -> None:
-    with pytest.raises(ConfigError, match=says):
-        config_of(**options)
+    assert re.match(says, refusal(*arguments)), refusal(*arguments)
 
 
-def test_a_wrong_option_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
-    result = CliRunner().invoke(root, ["start", "--data-dir", str(tmp_path), "--smp", "0"])
-    assert result.exit_code == 1
-    assert result.output == "rpk-py: smp=0 is not valid: must be between 1 and 128\n"
+def test_printing_the_configuration_touches_no_directory(tmp_path: Path) -> None:
+    printed("--data-dir", str(tmp_path / "data"))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_printed_is_a_file_that_means_the_same(tmp_path: Path) -> None:
+    settings = ("--smp", "2", "--set", 'rack=a "b" \\ ü', "--set", "restart_backoff_s=0.25")
+    first, text = printed(*settings, "--data-dir", "/x y")
+    file = tmp_path / "rpk.toml"
+    file.write_text(text, encoding="utf-8")
+    second, again = printed("--config", str(file))
+    assert first == second
+    assert Config(data_dir=Path("/x y")).flush_ms == second["flush_ms"]
+    line = text.splitlines().index(next(s for s in text.splitlines() if s.startswith("smp =")))
+    assert f"smp = 2  # {file}:{line + 1} | " in again
 
 
 def test_help_lists_the_commands_without_loading_them() -> None:
@@ -98,20 +123,17 @@ def test_help_lists_the_commands_without_loading_them() -> None:
     assert "debug" in result.output
 
 
-def test_the_options_of_the_first_slice_are_in_the_help() -> None:
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--data-dir", "--kafka-addr", "--advertise-kafka-addr", "--admin-addr", "--smp"),
+        *("--overprovisioned", "--io-backend", "--log-level", "--log-format"),
+        *("--set", "--config", "--print-config"),
+    ],
+)
+def test_every_option_is_in_the_help_with_what_it_means(option: str) -> None:
     text = CliRunner().invoke(root, ["start", "--help"]).output
-    for option in (
-        "--data-dir",
-        "--kafka-addr",
-        "--advertise-kafka-addr",
-        "--admin-addr",
-        "--log-level",
-        "--log-format",
-        "--io-backend",
-        "--smp",
-        "--overprovisioned",
-    ):
-        assert option in text
+    assert re.search(rf"^  {option}\b.*\n?.*[A-Za-z]{{3}}", text, re.MULTILINE)
 
 
 def test_the_version_is_printed() -> None:

@@ -1,0 +1,29 @@
+"""Open files: the limit raised to what the system allows, and a warning where that is too low.
+
+Which process: supervisor, before it forks; shards inherit the limit.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+
+from rpk_py.config import Config
+
+_OWN_FILES = 64  # of a shard: ring, loop, listener, control socket, standard streams, and room
+
+
+def raise_file_limit(config: Config, on_message: Callable[[str], None]) -> None:
+    """Take all file descriptors that the system allows; report it where a shard may need more.
+
+    A partition costs one (its active segment), a connection another.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    needed = config.connections_max + config.partitions_max + _OWN_FILES
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        on_message(
+            f"a shard may open {hard} files, but connections_max={config.connections_max} and"
+            f" partitions_max={config.partitions_max} may need {needed}: beyond it connections are"
+            " not accepted and partitions go offline (raise ulimit -n, or LimitNOFILE of systemd)"
+        )
