@@ -12,93 +12,28 @@ shard process's own, user and system, from the kernel. The generator runs on the
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
-import signal
-import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Producer
 
-from kafka_protocol.frame import encode_request
-from kafka_protocol.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
+from bench.process import Broker, running
+from bench.wire import Connection, produce_frame
 from kafka_protocol.record_batch import build_batch
 
 VALUE = os.urandom(100)
-TICKS = os.sysconf("SC_CLK_TCK")
-PRODUCE_VERSION = 9
 PACED_PER_S = 1000
 
 
-class Broker:
-    """A broker process of our own, on free ports."""
-
-    def __init__(self, data_dir: Path) -> None:
-        started_s = time.perf_counter()
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "rpk_py", "start", "--data-dir", str(data_dir)),
-                *("--kafka-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"),
-                *("--log-level", "warning"),
-            ]
-        )
-        facts = data_dir / "broker.json"
-        while not facts.exists():
-            if self.process.poll() is not None:
-                raise SystemExit("the broker did not start")
-            time.sleep(0.002)
-        self.ready_s = time.perf_counter() - started_s
-        read = json.loads(facts.read_text())
-        self.address: str = read["kafka_addr"]
-        self.shard: int = read["shards"][0]
-
-    def cpu_s(self) -> float:
-        """User and system seconds of the shard so far."""
-        fields = Path(f"/proc/{self.shard}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
-
-    def pss_mb(self) -> tuple[float, float]:
-        """Proportional memory of the shard and of the supervisor."""
-        return _pss_mb(self.shard), _pss_mb(self.process.pid)
-
-    def stop(self) -> None:
-        """Graceful stop."""
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
-
-
-def _pss_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
-
-
-@contextmanager
-def running(parent: Path | None) -> Iterator[Broker]:
-    """A broker on a fresh data directory, gone afterwards."""
-    data_dir = Path(tempfile.mkdtemp(prefix="rpk-bench-", dir=parent))
-    broker = None
-    try:
-        broker = Broker(data_dir)
-        yield broker
-    finally:
-        if broker is not None:
-            broker.stop()
-        shutil.rmtree(data_dir)
-
-
-def produce(broker: Broker, topic: str, count: int, settings: dict[str, str]) -> dict[str, float]:
-    """`count` records through librdkafka; every one must be acknowledged."""
+def produce(
+    broker: Broker, topic: str, count: int, settings: dict[str, str], partitions: int = 1
+) -> dict[str, float]:
+    """`count` records through librdkafka, to each partition in turn; all must be acknowledged."""
     failed: list[Any] = []
 
     def delivered(error: Any, _message: Any) -> None:
@@ -108,13 +43,14 @@ def produce(broker: Broker, topic: str, count: int, settings: dict[str, str]) ->
     base = {"bootstrap.servers": broker.address, "acks": "all", "linger.ms": "5"}
     base["queue.buffering.max.messages"] = "2000000"
     producer = Producer(base | settings)
-    producer.produce(topic, VALUE, on_delivery=delivered)  # creates the topic, warms up
+    for partition in range(partitions):  # creates the topic, warms up
+        producer.produce(topic, VALUE, partition=partition, on_delivery=delivered)
     producer.flush()
     cpu_s, start_s = broker.cpu_s(), time.perf_counter()
     for i in range(count):
         while True:
             try:
-                producer.produce(topic, VALUE, on_delivery=delivered)
+                producer.produce(topic, VALUE, partition=i % partitions, on_delivery=delivered)
                 break
             except BufferError:
                 producer.poll(0.01)
@@ -131,24 +67,12 @@ class Probe:
     """A raw connection with one record a request, that measures every acknowledgement."""
 
     def __init__(self, broker: Broker, topic: str) -> None:
-        host, port = broker.address.rsplit(":", 1)
-        self._socket = socket.create_connection((host, int(port)))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        data = PartitionProduceData(0, memoryview(build_batch([(None, VALUE)])))
-        request = ProduceRequest(None, -1, 30_000, [TopicProduceData(topic, b"", [data])])
-        self._frame = encode_request(request, PRODUCE_VERSION, 1, "bench")
+        self._connection = Connection(broker.address)
+        self._frame = produce_frame(topic, 0, build_batch([(None, VALUE)]))
 
     def round_trip(self) -> None:
         """Send one record and wait for its acknowledgement."""
-        self._socket.sendall(self._frame)
-        size = int.from_bytes(self._receive(4), "big")
-        self._receive(size)
-
-    def _receive(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            data += self._socket.recv(size - len(data))
-        return data
+        self._connection.ask_frame(self._frame)
 
 
 def sequential(broker: Broker, topic: str, count: int) -> dict[str, float]:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.crash.checker import check
-from tests.crash.workload import encode_payload
+from tests.crash.checker import Verdict, check, check_reader
+from tests.crash.workload import encode_payload, identity
 
 Records = list[tuple[int, bytes]]
 
@@ -88,3 +88,60 @@ def test_a_broken_promise_is_found(damage: Callable[[Records], Records], kinds: 
     verdict = check([ACKED], [damage(whole_log())])
     assert set(verdict.faults) == kinds
     assert all(kind in verdict.report() for kind in kinds)
+
+
+def mixed_log(writers: list[int]) -> Records:
+    """What several writers wrote in this order, each with numbers of its own."""
+    numbers = dict.fromkeys(writers, 0)
+    records: Records = []
+    for offset, writer in enumerate(writers):
+        records.append((offset, encode_payload(identity(writer, numbers[writer]), 0, b"")))
+        numbers[writer] += 1
+    return records
+
+
+def test_each_writer_has_numbers_of_its_own() -> None:
+    acked = {identity(0, 1): (3, 0), identity(1, 0): (1, 0), identity(2, 0): (4, 0)}
+    assert check([acked], [mixed_log([0, 1, 1, 0, 2])]).faults == {}
+
+
+def test_what_another_writer_wrote_does_not_stand_for_a_lost_record() -> None:
+    acked = {identity(1, 1): (2, 0)}
+    verdict = check([acked], [mixed_log([0, 1, 0])])
+    assert set(verdict.faults) == {"lost"}
+    assert "record 1 of writer 1" in verdict.report()
+
+
+def test_one_writers_gap_is_found_among_the_records_of_others() -> None:
+    records = mixed_log([0, 1, 0, 1, 0])
+    del records[2]  # record 1 of writer 0, which was not acknowledged
+    assert set(check([{}], [records]).faults) == {"disordered"}
+
+
+LOG = {offset: identity(0, offset) for offset in range(5)}
+READ = list(LOG.items())
+MISREAD: list[tuple[str, list[tuple[int, int]]]] = [
+    ("came where 2 was expected", READ[:2] + READ[3:]),
+    ("came where 3 was expected", READ[:3] + READ[2:]),
+    ("came where 1 was expected", [READ[0], READ[2], READ[1], *READ[3:]]),
+    ("was record 7 of writer 0, is record 4", [*READ[:4], (4, identity(0, 7))]),
+    ("is not in the log any more", [*READ, (5, identity(0, 5))]),
+    ("got no further than 4 of 5", READ[:4]),
+    ("got no further than 0 of 5", []),
+]
+
+
+def test_a_consumer_that_got_the_whole_log_has_no_faults() -> None:
+    verdict = Verdict()
+    check_reader(verdict, "reader", [READ], [LOG])
+    assert verdict.faults == {}
+
+
+@pytest.mark.parametrize(("words", "seen"), MISREAD)
+def test_a_consumer_that_got_something_else_is_found(
+    words: str, seen: list[tuple[int, int]]
+) -> None:
+    verdict = Verdict()
+    check_reader(verdict, "reader", [seen], [LOG])
+    assert set(verdict.faults) == {"misread"}
+    assert words in verdict.report()

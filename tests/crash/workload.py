@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from tests.clients.broker import wait_until
 
-_HEAD = struct.Struct(">QI")  # number, partition
+_HEAD = struct.Struct(">QI")  # identity, partition
 _CRC = struct.Struct(">I")
 FILLER_BYTES_MAX = 600
 DRAIN_S_MAX = 60.0
@@ -29,20 +29,30 @@ CONSUME_S_MAX = 60.0
 FATAL = (KafkaException, SystemError)
 
 
-def encode_payload(number: int, partition: int, filler: bytes) -> bytes:
-    """A record's value."""
-    body = _HEAD.pack(number, partition) + filler
+def identity(writer: int, number: int) -> int:
+    """What a record is known by within its partition; writer 0's records by their number."""
+    return writer << 48 | number
+
+
+def writer_and_number(record: int) -> tuple[int, int]:
+    """Who wrote a record, and as which of its records, from 0."""
+    return record >> 48, record & (1 << 48) - 1
+
+
+def encode_payload(record: int, partition: int, filler: bytes) -> bytes:
+    """A record's value; `record` is its identity."""
+    body = _HEAD.pack(record, partition) + filler
     return body + _CRC.pack(zlib.crc32(body))
 
 
 def decode_payload(value: bytes, partition: int) -> int | None:
-    """The record's number, or None if the value is not one that was written to `partition`."""
+    """The record's identity, or None if the value is not one written to `partition`."""
     if len(value) < _HEAD.size + _CRC.size:
         return None
     if zlib.crc32(value[: -_CRC.size]) != _CRC.unpack_from(value, len(value) - _CRC.size)[0]:
         return None
-    number, written_to = _HEAD.unpack_from(value)
-    return int(number) if written_to == partition else None
+    record, written_to = _HEAD.unpack_from(value)
+    return int(record) if written_to == partition else None
 
 
 class NumberedProducer:
