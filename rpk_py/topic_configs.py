@@ -6,28 +6,30 @@ passed `validate` once.  Configs with has_effect=False are accepted, stored and 
 existing tools work, and a log warning says so when one is set.
 Deviations: a partition has one replica, so min.insync.replicas above 1 is one of those: Kafka
 refuses acks=all with NOT_ENOUGH_REPLICAS then, here it is answered once that one replica is
-durable. Digits are ASCII digits, where Java also reads those of other scripts.
+durable.
 Source: names, types and defaults of Apache Kafka 4.x; write.caching, flush.bytes of Redpanda.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from rpk_py.broker_configs import BY_SETTING, BrokerConfigs, synonyms_of
 from rpk_py.config import Config
-
-SOURCE_TOPIC = 1  # set on the topic (ConfigSource.DYNAMIC_TOPIC_CONFIG)
-SOURCE_STATIC_BROKER = 4  # from the broker's own settings (STATIC_BROKER_CONFIG)
-SOURCE_DEFAULT = 5  # built in (DEFAULT_CONFIG)
-
-_LONG_MAX = 2**63 - 1
-_INT_MAX = 2**31 - 1
-# Narrower than int() and float(), which also take "1_000" and digits of other scripts.
-_INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
-_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+from rpk_py.config_types import (
+    INT_MAX,
+    LONG_MAX,
+    SOURCE_DEFAULT,
+    SOURCE_TOPIC,
+    ConfigEntry,
+    DescribedConfig,
+    Synonym,
+    described,
+    value_problem,
+)
+from rpk_py.config_types import normalize as normalize_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +37,14 @@ class TopicConfig:
     """One topic configuration.
 
     kind     boolean | int | long | double | string | list; Kafka's type names
-    default  text of the default; for `setting` configs it comes from the broker's Config
+    default  text of the default; None for `setting` configs
     setting  field of Config that holds the broker-wide value
     """
 
     name: str
     kind: str
-    default: str
+    default: str | None
+    documentation: str
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
@@ -49,79 +52,138 @@ class TopicConfig:
     has_effect: bool = False
 
 
-class ConfigEntry(NamedTuple):
-    """One effective config, as CreateTopics v5+ and DescribeConfigs report it."""
-
-    name: str
-    value: str | None
-    read_only: bool
-    source: int
-    is_sensitive: bool
+def _long(name: str, default: int, documentation: str, low: int = 0) -> TopicConfig:
+    return TopicConfig(name, "long", str(default), documentation, low, LONG_MAX)
 
 
-def _long(name: str, default: int, low: int = 0, high: int = _LONG_MAX) -> TopicConfig:
-    return TopicConfig(name, "long", str(default), low, high)
+def _int(
+    name: str, default: int, documentation: str, low: int = 0, high: int = INT_MAX
+) -> TopicConfig:
+    return TopicConfig(name, "int", str(default), documentation, low, high)
 
 
-def _int(name: str, default: int, low: int = 0, high: int = _INT_MAX) -> TopicConfig:
-    return TopicConfig(name, "int", str(default), low, high)
+def _bool(name: str, default: bool, documentation: str) -> TopicConfig:
+    return TopicConfig(name, "boolean", "true" if default else "false", documentation)
 
 
-def _bool(name: str, default: bool) -> TopicConfig:
-    return TopicConfig(name, "boolean", "true" if default else "false")
+def _list(
+    name: str, default: str, documentation: str, choices: tuple[str, ...] = ()
+) -> TopicConfig:
+    return TopicConfig(name, "list", default, documentation, choices=choices)
+
+
+def _of_broker(
+    name: str, kind: str, setting: str, documentation: str, low: int | None = None
+) -> TopicConfig:
+    """A config whose default is the broker's, and that has an effect."""
+    high = {"int": INT_MAX, "long": LONG_MAX}.get(kind)
+    return TopicConfig(name, kind, None, documentation, low, high, setting=setting, has_effect=True)
 
 
 _ALL = (
-    TopicConfig("cleanup.policy", "list", "delete", choices=("delete", "compact")),
-    _int("compression.gzip.level", -1, -1, 9),
-    _int("compression.lz4.level", 9, 1, 17),
+    _list(
+        "cleanup.policy",
+        "delete",
+        "what happens to old records: deleted, or compacted to the newest of each key",
+        choices=("compact", "delete"),
+    ),
+    _int("compression.gzip.level", -1, "level where the broker compresses with gzip", -1, 9),
+    _int("compression.lz4.level", 9, "level where the broker compresses with lz4", 1, 17),
     TopicConfig(
         "compression.type",
         "string",
         "producer",
+        "how records are stored; producer: as they came",
         choices=("uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"),
     ),
-    _int("compression.zstd.level", 3, -131_072, 22),
-    _long("delete.retention.ms", 86_400_000),
-    _long("file.delete.delay.ms", 60_000),
-    TopicConfig("flush.bytes", "long", "", 1, _LONG_MAX, setting="flush_bytes", has_effect=True),
-    _long("flush.messages", _LONG_MAX, 1),
-    TopicConfig("flush.ms", "long", "", 0, _LONG_MAX, setting="flush_ms", has_effect=True),
-    TopicConfig("follower.replication.throttled.replicas", "list", ""),
-    _int("index.interval.bytes", 4096),
-    TopicConfig("leader.replication.throttled.replicas", "list", ""),
-    _long("local.retention.bytes", -2, -2),
-    _long("local.retention.ms", -2, -2),
-    _long("max.compaction.lag.ms", _LONG_MAX, 1),
-    TopicConfig(
-        "max.message.bytes", "int", "", 0, _INT_MAX, setting="max_message_bytes", has_effect=True
+    _int("compression.zstd.level", 3, "level where the broker compresses with zstd", -131_072, 22),
+    _long("delete.retention.ms", 86_400_000, "how long compaction keeps the mark of a deleted key"),
+    _long("file.delete.delay.ms", 60_000, "how long a file outlives its removal from the log"),
+    _of_broker(
+        "flush.bytes",
+        "long",
+        "flush_bytes",
+        "with write.caching: most of a partition that waits for the disk",
+        1,
     ),
-    _long("message.timestamp.after.max.ms", 3_600_000),
-    _long("message.timestamp.before.max.ms", _LONG_MAX),
+    _long("flush.messages", LONG_MAX, "records after which Kafka forces a flush; see flush.ms", 1),
+    _of_broker(
+        "flush.ms",
+        "long",
+        "flush_ms",
+        "with write.caching: longest that a record waits for the disk",
+        0,
+    ),
+    _list(
+        "follower.replication.throttled.replicas",
+        "",
+        "partition:node pairs, or *, that replicate slowly on the follower's side",
+    ),
+    _int("index.interval.bytes", 4096, "bytes of the log between two entries of its index"),
+    _list(
+        "leader.replication.throttled.replicas",
+        "",
+        "partition:node pairs, or *, that replicate slowly on the leader's side",
+    ),
+    _long("local.retention.bytes", -2, "bytes kept here with tiered storage; -2: as retention", -2),
+    _long("local.retention.ms", -2, "time kept here with tiered storage; -2: as retention", -2),
+    _long("max.compaction.lag.ms", LONG_MAX, "longest that a record stays uncompacted", 1),
+    _of_broker(
+        "max.message.bytes", "int", "max_message_bytes", "largest record batch that is accepted", 0
+    ),
+    _long("message.timestamp.after.max.ms", 3_600_000, "how far in the future a timestamp may lie"),
+    _long("message.timestamp.before.max.ms", LONG_MAX, "how far in the past a timestamp may lie"),
     TopicConfig(
         "message.timestamp.type",
         "string",
         "CreateTime",
+        "whether records keep their producer's time or get the broker's",
         choices=("CreateTime", "LogAppendTime"),
         has_effect=True,
     ),
-    TopicConfig("min.cleanable.dirty.ratio", "double", "0.5", 0.0, 1.0),
-    _long("min.compaction.lag.ms", 0),
-    _int("min.insync.replicas", 1, 1),
-    _bool("preallocate", False),
-    _bool("remote.log.copy.disable", False),
-    _bool("remote.log.delete.on.disable", False),
-    _bool("remote.storage.enable", False),
-    _long("retention.bytes", -1, -(2**63)),
-    _long("retention.ms", 604_800_000, -1),
     TopicConfig(
-        "segment.bytes", "int", "", 16_384, _INT_MAX, setting="segment_bytes", has_effect=True
+        "min.cleanable.dirty.ratio",
+        "double",
+        "0.5",
+        "share of the log that must be uncompacted before compaction starts",
+        0.0,
+        1.0,
     ),
-    _int("segment.index.bytes", 10_485_760, 4),
-    _long("segment.jitter.ms", 0),
-    _long("segment.ms", 604_800_000, 1),
-    _bool("unclean.leader.election.enable", False),
-    TopicConfig("write.caching", "boolean", "", setting="write_caching", has_effect=True),
+    _long("min.compaction.lag.ms", 0, "shortest time that a record stays uncompacted"),
+    _int("min.insync.replicas", 1, "replicas that must have a record before acks=all answers", 1),
+    _bool("preallocate", False, "whether a new segment takes its whole size at once"),
+    _bool("remote.log.copy.disable", False, "whether tiered storage gets no more segments"),
+    _bool(
+        "remote.log.delete.on.disable", False, "whether turning tiering off deletes what is there"
+    ),
+    _bool("remote.storage.enable", False, "whether old segments move to tiered storage"),
+    _long(
+        "retention.bytes", -1, "size of a partition beyond which old segments go; -1: any", -(2**63)
+    ),
+    _long("retention.ms", 604_800_000, "age beyond which old segments go; -1: any", -1),
+    _of_broker(
+        "segment.bytes",
+        "int",
+        "segment_bytes",
+        "size at which the log goes on in a new file",
+        16_384,
+    ),
+    _int("segment.index.bytes", 10_485_760, "largest index of a segment", 4),
+    _long(
+        "segment.jitter.ms", 0, "random part of segment.ms, so that segments do not roll at once"
+    ),
+    _long("segment.ms", 604_800_000, "age at which the log goes on in a new file", 1),
+    _bool(
+        "unclean.leader.election.enable",
+        False,
+        "whether a replica that lacks acknowledged records may become leader",
+    ),
+    _of_broker(
+        "write.caching",
+        "boolean",
+        "write_caching",
+        "acknowledge records before they are on disk: a power cut loses them",
+    ),
 )
 
 TOPIC_CONFIGS: Mapping[str, TopicConfig] = {config.name: config for config in _ALL}
@@ -134,89 +196,72 @@ def validate(name: str, value: str | None) -> str | None:
         return f"Unknown topic config name: {name}"
     if value is None:
         return f"Null value not supported for topic configs: {name}"
-    problem = _PROBLEMS[config.kind](config, value.strip())
+    problem = value_problem(config.kind, value, config.low, config.high, config.choices)
     return None if problem is None else f"Invalid value {value} for configuration {name}: {problem}"
 
 
-def _boolean_problem(config: TopicConfig, value: str) -> str | None:
-    return None if value.lower() in ("true", "false") else "must be true or false"
-
-
-def _number_problem(config: TopicConfig, value: str) -> str | None:
-    form = _DECIMAL if config.kind == "double" else _INTEGER
-    if not form.fullmatch(value):
-        return f"not a number of type {config.kind}"
-    number = float(value) if config.kind == "double" else int(value)
-    assert config.low is not None
-    assert config.high is not None
-    if config.low <= number <= config.high:
-        return None
-    return f"must be between {config.low} and {config.high}"
-
-
-def _string_problem(config: TopicConfig, value: str) -> str | None:
-    if not config.choices or value in config.choices:
-        return None
-    return f"must be one of {', '.join(config.choices)}"
-
-
-def _list_problem(config: TopicConfig, value: str) -> str | None:
-    parts = [part.strip() for part in value.split(",")] if value else []
-    if config.choices and not parts:
-        return f"must be one or more of {', '.join(config.choices)}"
-    for part in parts:
-        if _string_problem(config, part) is not None:
-            return f"must be one or more of {', '.join(config.choices)}"
-    return None
-
-
-_PROBLEMS = {
-    "boolean": _boolean_problem,
-    "int": _number_problem,
-    "long": _number_problem,
-    "double": _number_problem,
-    "string": _string_problem,
-    "list": _list_problem,
-}
-
-
 def normalize(name: str, value: str) -> str:
-    """The text that is stored for a valid value: no blanks around it, booleans in lower case,
-    integers without a plus or leading zeros."""
-    value = value.strip()
-    kind = TOPIC_CONFIGS[name].kind
-    if kind in ("int", "long"):
-        return str(int(value))
-    return value.lower() if kind == "boolean" else value
+    """The text that is stored for a valid value."""
+    return normalize_text(TOPIC_CONFIGS[name].kind, value)
 
 
 def effective_value(name: str, configs: Mapping[str, str], broker: Config) -> str:
     """The value in force for a topic: its own, else the broker's, else the default, as text."""
     own = configs.get(name)
-    return own if own is not None else _default(TOPIC_CONFIGS[name], broker)
-
-
-def _default(config: TopicConfig, broker: Config) -> str:
+    if own is not None:
+        return own
+    config = TOPIC_CONFIGS[name]
     if config.setting is None:
+        assert config.default is not None
         return config.default
-    value = getattr(broker, config.setting)
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    value = BY_SETTING[config.setting].value(broker, None)
+    assert value is not None
+    return value
 
 
-def effective(configs: Mapping[str, str], broker: Config) -> list[ConfigEntry]:
-    """Every topic config with its value in force and where that comes from, by name."""
-    builtin = {field.name: field.default for field in Config.__dataclass_fields__.values()}
-    entries = []
-    for name, config in TOPIC_CONFIGS.items():
-        if name in configs:
-            source = SOURCE_TOPIC
-        elif config.setting and getattr(broker, config.setting) != builtin[config.setting]:
-            source = SOURCE_STATIC_BROKER
-        else:
-            source = SOURCE_DEFAULT
-        value = effective_value(name, configs, broker)
-        entries.append(ConfigEntry(name, value, False, source, False))
-    return entries
+def describe(
+    configs: Mapping[str, str],
+    static: Config,
+    broker_configs: BrokerConfigs,
+    node_id: int | None,
+) -> list[DescribedConfig]:
+    """Every topic config with its value in force at a node and where that comes from, by name.
+
+    node_id  None: what holds for all nodes
+    """
+    return [
+        described(
+            name,
+            config.kind,
+            config.documentation,
+            _synonyms(config, configs, static, broker_configs, node_id),
+        )
+        for name, config in TOPIC_CONFIGS.items()
+    ]
+
+
+def _synonyms(
+    config: TopicConfig,
+    configs: Mapping[str, str],
+    static: Config,
+    broker_configs: BrokerConfigs,
+    node_id: int | None,
+) -> list[Synonym]:
+    own = configs.get(config.name)
+    synonyms = [] if own is None else [Synonym(config.name, own, SOURCE_TOPIC)]
+    if config.setting is None:
+        synonyms.append(Synonym(config.name, config.default, SOURCE_DEFAULT))
+    else:
+        broker_config = BY_SETTING[config.setting]
+        synonyms += synonyms_of(broker_config, static, broker_configs, node_id)
+    return synonyms
+
+
+def effective(
+    configs: Mapping[str, str], static: Config, broker_configs: BrokerConfigs | None = None
+) -> list[ConfigEntry]:
+    """What CreateTopics answers: `describe` with what holds for all nodes."""
+    return [config.entry for config in describe(configs, static, broker_configs or {}, None)]
 
 
 class LogSettings(NamedTuple):

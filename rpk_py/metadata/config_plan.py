@@ -1,0 +1,229 @@
+"""What AlterConfigs and IncrementalAlterConfigs do to the state: checked, but not applied.
+
+Which process: supervisor.  Pure.
+Invariants: the answer follows the request's order; a resource succeeds or fails as a whole, and
+by itself; what is returned as changes is valid together, and so is every node's Config with it.
+Behaviour:  a deletion of what is not set, or not known, changes nothing and is no error. A bad
+            value is INVALID_CONFIG for a topic and INVALID_REQUEST for a broker, as in Kafka.
+Deviations: any node takes the configs of any other, Kafka only its own. A broker config that does
+            not exist is refused, Kafka stores it for plug-ins. An operation that does not exist is
+            INVALID_REQUEST for a topic too, where Kafka fails with an unknown error. Elements of
+            lists are compared without the blanks around them.
+Source: ConfigAdminManager and ConfigurationControlManager of Apache Kafka, and the answers of a
+Kafka 4.1 broker: order of checks, codes, sense of messages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from kafka_protocol.errors import ErrorCode
+from rpk_py import broker_configs, topic_configs
+from rpk_py.broker_configs import ALL_NODES, BROKER_CONFIGS
+from rpk_py.config import Config, ConfigError
+from rpk_py.config_types import list_parts, normalize
+from rpk_py.metadata.requests import ConfigResource, ConfigResult
+from rpk_py.metadata.state import (
+    BrokerConfigsChanged,
+    Change,
+    ClusterState,
+    TopicConfigsChanged,
+)
+from rpk_py.metadata.topic_plan import MESSAGE_CHARS_MAX, name_problem
+
+TOPIC: Final = 2  # resource types
+BROKER: Final = 4
+# Known to Kafka, and what they are the configs of; there is nothing here that has any.
+OTHER_TYPES: Final = {8: "loggers of a broker", 16: "client metrics", 32: "groups"}
+
+SET: Final = 0  # operations
+DELETE: Final = 1
+APPEND: Final = 2
+SUBTRACT: Final = 3
+_VERBS = {APPEND: "APPEND", SUBTRACT: "SUBTRACT"}
+
+_NODE_ID = re.compile(r"[+-]?[0-9]{1,10}")
+
+
+class _Refused(Exception):
+    """One resource of a request is not valid; becomes that resource's result."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        if len(message) > MESSAGE_CHARS_MAX:
+            message = message[: MESSAGE_CHARS_MAX - 3] + "..."
+        super().__init__(message)
+        self.code = code
+
+
+def plan_alter_configs(
+    state: ClusterState, config: Config, resources: Sequence[ConfigResource], incremental: bool
+) -> tuple[list[ConfigResult], list[Change]]:
+    """Check every resource of a request, and say what would change.
+
+    Shapes:  config       the static one
+             incremental  False: all operations are SET, and what is not set is removed
+    """
+    seen = Counter((resource.kind, resource.name) for resource in resources)
+    dynamic = {node: dict(values) for node, values in state.broker_configs.items()}
+    results = []
+    changes: list[Change] = []
+    for resource in resources:
+        try:
+            if seen[resource.kind, resource.name] > 1:
+                text = "Each resource must appear at most once."
+                raise _Refused(ErrorCode.INVALID_REQUEST, text)
+            _check_form(resource)
+            if resource.kind == TOPIC:
+                changes += _plan_topic(state, resource, incremental)
+            elif resource.kind == BROKER:
+                changes += _plan_broker(state, config, dynamic, resource, incremental)
+            else:
+                raise _Refused(ErrorCode.INVALID_REQUEST, unknown_type(resource.kind))
+        except _Refused as refused:
+            result = ConfigResult(resource.kind, resource.name, refused.code, str(refused))
+        else:
+            result = ConfigResult(resource.kind, resource.name)
+        results.append(result)
+    return results, changes
+
+
+def unknown_type(kind: int) -> str:
+    """What to say of a resource that is neither a topic nor a broker."""
+    if kind in OTHER_TYPES:
+        return f"Unknown resource type {kind}: there are no configs of {OTHER_TYPES[kind]} here"
+    return f"Unknown resource type {kind}"
+
+
+def _check_form(resource: ConfigResource) -> None:
+    """What is wrong with a resource whatever its type."""
+    if len({name for name, _, _ in resource.configs}) < len(resource.configs):
+        raise _Refused(ErrorCode.INVALID_REQUEST, "Error due to duplicate config keys")
+    nulls = [name for name, op, value in resource.configs if value is None and op != DELETE]
+    if nulls:
+        text = f"Null value not supported for : {', '.join(nulls)}"
+        raise _Refused(ErrorCode.INVALID_REQUEST, text)
+    for _, operation, _ in resource.configs:
+        if not SET <= operation <= SUBTRACT:
+            text = f"Unknown operations type {operation}"
+            raise _Refused(ErrorCode.INVALID_REQUEST, text)
+
+
+def _plan_topic(
+    state: ClusterState, resource: ConfigResource, incremental: bool
+) -> list[TopicConfigsChanged]:
+    if not resource.name:
+        text = "Default topic resources are not allowed."
+        raise _Refused(ErrorCode.INVALID_REQUEST, text)
+    problem = name_problem(resource.name)
+    if problem is not None:
+        raise _Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, problem)
+    topic = state.topics.get(resource.name)
+    now = topic.configs if topic is not None else {}
+    configs = dict(now) if incremental else {}
+    for name, operation, value in resource.configs:
+        if operation == DELETE:
+            configs.pop(name, None)
+            continue
+        assert value is not None
+        if operation != SET:
+            known = topic_configs.TOPIC_CONFIGS.get(name)
+            kind, default = (known.kind, known.default) if known is not None else (None, None)
+            value = _edited_list(name, kind, operation, configs.get(name, default or ""), value)
+        problem = topic_configs.validate(name, value)
+        if problem is not None:
+            raise _Refused(ErrorCode.INVALID_CONFIG, problem)
+        configs[name] = topic_configs.normalize(name, value)
+    if topic is None:
+        text = f"The topic '{resource.name}' does not exist."
+        raise _Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, text)
+    return [] if configs == now else [TopicConfigsChanged(topic.topic_id, configs)]
+
+
+def _edited_list(name: str, kind: str | None, operation: int, old: str, value: str) -> str:
+    """The text of a list after an append, which adds what is not there, or a subtract."""
+    if kind != "list":
+        text = f"Can't {_VERBS[operation]} to key {name} because its type is not LIST."
+        raise _Refused(ErrorCode.INVALID_CONFIG, text)
+    parts, others = list_parts(old), list_parts(value)
+    if operation == APPEND:
+        return ",".join(dict.fromkeys([*parts, *others]))
+    return ",".join(part for part in parts if part not in others)
+
+
+def _plan_broker(
+    state: ClusterState,
+    config: Config,
+    dynamic: dict[str, dict[str, str]],
+    resource: ConfigResource,
+    incremental: bool,
+) -> list[BrokerConfigsChanged]:
+    """Plan one node's dynamic configs, or those of all; `dynamic` follows what is planned."""
+    node = _node_key(state, resource.name)
+    now = dynamic.get(node, {})
+    configs = dict(now) if incremental else {}
+    _check_may_change(node, resource)
+    for name, operation, value in resource.configs:
+        if operation == DELETE:
+            configs.pop(name, None)
+            continue
+        assert value is not None
+        kind = BROKER_CONFIGS[name].kind
+        if operation != SET:
+            value = _edited_list(name, kind, operation, configs.get(name, ""), value)
+        problem = broker_configs.validate(name, value)
+        if problem is not None:
+            raise _Refused(ErrorCode.INVALID_REQUEST, problem)
+        configs[name] = normalize(kind, value)
+    planned = {**dynamic, node: configs}
+    _check_every_node(state, config, planned)
+    dynamic[node] = configs
+    return [] if configs == now else [BrokerConfigsChanged(node, configs)]
+
+
+def _node_key(state: ClusterState, name: str) -> str:
+    """The key of a broker resource in broker_configs."""
+    if name == ALL_NODES:
+        return name
+    if not _NODE_ID.fullmatch(name):
+        text = f"Node id must be an integer, but it is: {name}"
+        raise _Refused(ErrorCode.INVALID_REQUEST, text)
+    if int(name) not in state.nodes:
+        nodes = ", ".join(map(str, sorted(state.nodes)))
+        text = f"Unexpected broker id, expected one of {nodes}, but received {name}"
+        raise _Refused(ErrorCode.INVALID_REQUEST, text)
+    return str(int(name))
+
+
+def _check_may_change(node: str, resource: ConfigResource) -> None:
+    names = [name for name, operation, _ in resource.configs if operation != DELETE]
+    unknown = [name for name in names if name not in BROKER_CONFIGS]
+    if unknown:
+        text = f"Unknown broker config name: {', '.join(unknown)}"
+        raise _Refused(ErrorCode.INVALID_CONFIG, text)
+    fixed = [name for name in names if not BROKER_CONFIGS[name].dynamic]
+    if fixed:
+        text = f"Cannot update these configs dynamically: {', '.join(fixed)}"
+        raise _Refused(ErrorCode.INVALID_REQUEST, text)
+    common = [name for name in names if not BROKER_CONFIGS[name].per_node]
+    if common and node != ALL_NODES:
+        text = (
+            "Cannot update these configs of one broker, the resource name must be empty: "
+            f"{', '.join(common)}"
+        )
+        raise _Refused(ErrorCode.INVALID_REQUEST, text)
+
+
+def _check_every_node(
+    state: ClusterState, config: Config, planned: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Refuse what no node, or not every node, could run with."""
+    for node_id in (None, *state.nodes):
+        try:
+            broker_configs.combine(config, planned, node_id)
+        except ConfigError as error:
+            where = "" if node_id is None else f" (node {node_id})"
+            text = broker_configs.problem_of(error) + where
+            raise _Refused(ErrorCode.INVALID_REQUEST, text) from error
