@@ -22,10 +22,14 @@ def create_topic(
     name: str = "",
     partitions: int = 1,
     configs: Mapping[str, str] | None = None,
+    shard: int = 0,
 ) -> str:
-    """Create a topic, with a new name unless one is given; returns its name."""
+    """Create a topic, with a new name unless one is given; returns its name.
+
+    shard  the one that is asked for it
+    """
     name = name or new_topic_name()
-    admin = AdminClient({"bootstrap.servers": broker.address})
+    admin = AdminClient({"bootstrap.servers": broker.addresses[shard]})
     topic = NewTopic(name, partitions, 1, config=dict(configs or {}))
     admin.create_topics([topic])[name].result(timeout=20)
     return name
