@@ -1,7 +1,7 @@
 """Golden bytes: what a case is, and the record batches that cases and tests share.
 
 The batches were recorded from librdkafka 2.16.0, one a codec, and hold the records RECORDS. The
-frames are in cases_requests.py and cases_responses.py. Bytes here never change to please the code.
+frames are in cases_*.py, and golden.py has them all. Bytes here never change to please the code.
 """
 
 from __future__ import annotations

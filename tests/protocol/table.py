@@ -17,8 +17,7 @@ from kafka_protocol.api import REQUEST_BYTES_MAX, SUPPORTED, ApiSpec
 from kafka_protocol.frame import HAND_DECODERS, HAND_ENCODERS
 from kafka_protocol.schema import info_of
 from kafka_protocol.wire import ITEMS_MAX
-from tests.protocol.cases_requests import REQUESTS
-from tests.protocol.cases_responses import RESPONSES
+from tests.protocol.golden import CASES
 from tests.protocol.test_oracle import WITHOUT_ORACLE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,7 +136,7 @@ def _by_hand(spec: ApiSpec) -> str:
 
 def _golden(spec: ApiSpec) -> str:
     sources: dict[str, set[int]] = {}
-    for case in (*REQUESTS, *RESPONSES):
+    for case in CASES:
         if info_of(type(case.message)).api_key == spec.key:
             sources.setdefault(case.source, set()).add(case.version)
     return "; ".join(
