@@ -24,7 +24,8 @@ class Broker:
 
     `inflight_bytes` are request bytes whose reply is not ready, `unsent_bytes` reply bytes that
     the kernel has not taken from connections that it stopped. `paused` are the connections that
-    wait for `inflight_bytes` to fall, in order.
+    wait for `inflight_bytes` to fall, in order. `config` is what is in force: another object once
+    a broker config was changed; `static_config` is what the broker was started with.
     """
 
     node_id: int
@@ -40,6 +41,10 @@ class Broker:
     partial_bytes: int = 0
     stopping: bool = False
     paused: OrderedDict[Any, None] = field(default_factory=OrderedDict)
+    static_config: Config = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.static_config = self.config
 
     def clock_ms(self) -> int:
         """Milliseconds since the epoch, for timestamps."""

@@ -15,8 +15,22 @@ from typing import Any
 from kafka_protocol.errors import ErrorCode
 from kafka_protocol.frame import decode_request, decode_response, encode_request, encode_response
 from rpk_py.config import Config
-from rpk_py.metadata.requests import DeleteResult, TopicResult, TopicSpec
-from rpk_py.metadata.state import ClusterState, NodeState, PartitionState, TopicState
+from rpk_py.metadata.config_plan import plan_alter_configs
+from rpk_py.metadata.requests import (
+    ConfigResource,
+    ConfigResult,
+    DeleteResult,
+    TopicResult,
+    TopicSpec,
+)
+from rpk_py.metadata.state import (
+    ClusterState,
+    Delta,
+    NodeState,
+    PartitionState,
+    TopicState,
+    apply,
+)
 from rpk_py.metadata.topic_plan import plan_create_topics, plan_delete_topics
 from rpk_py.partition_table import PartitionTable
 from rpk_py.producer_ids import ProducerIds
@@ -137,6 +151,16 @@ class FakeMetadata:
         await asyncio.sleep(0)
         return plan_delete_topics(self.state, topics)[0]
 
+    async def alter_configs(
+        self, resources: list[ConfigResource], incremental: bool, validate_only: bool
+    ) -> list[ConfigResult]:
+        self.requests.append((resources, incremental, validate_only))
+        await asyncio.sleep(0)
+        results, changes = plan_alter_configs(self.state, self.config, resources, incremental)
+        if changes and not validate_only:
+            apply(self.state, Delta(self.state.revision + 1, tuple(changes)))
+        return results
+
     async def allocate_producer_ids(self) -> tuple[int, int]:
         await asyncio.sleep(0)
         if not self.blocks:
@@ -161,6 +185,7 @@ class FakeBroker:
         config = Config(data_dir=Path("/nonexistent"), **settings)
         self.node_id = 1
         self.config = config
+        self.static_config = config
         self.metadata = FakeMetadata(self.node_id, config)
         self.partitions = FakePartitions()
         self.producer_ids = ProducerIds(self.metadata)
