@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 from kafka_protocol.errors import ErrorCode
 from rpk_py.config import Config
 from rpk_py.metadata.channel import encode_message
+from rpk_py.metadata.config_plan import plan_alter_configs
 from rpk_py.metadata.placement import start_leadership, take_leadership
 from rpk_py.metadata.requests import (
     ConfigResult,
@@ -258,8 +259,6 @@ class Controller:
         return _results(await self._change(message, plan, _timed_out), encode_partitions_result)
 
     async def _alter_configs(self, message: Json) -> Json:
-        from rpk_py.metadata.config_plan import plan_alter_configs  # type: ignore
-
         resources = [decode_config_resource(row) for row in message["resources"]]
 
         def plan() -> tuple[list[ConfigResult], Sequence[Change]]:

@@ -105,44 +105,65 @@ def start_leadership(state: ClusterState, node_ids: Sequence[int]) -> list[Parti
     ]
 
 
-def _share(leaders: dict[bytes, list[int]], counts: dict[int, int], empty: Sequence[int]) -> None:
-    """Give nodes that led nothing their share: from whoever leads the most, one partition at a
-    time, until nobody leads two more than one of them.
+def _share(leaders: dict[bytes, list[int]], counts: dict[int, int], takers: Sequence[int]) -> None:
+    """Give nodes that led nothing their share, in as few moves as that takes.
 
-    Each time it is a partition of the topic that the giver has the most more of, so topics spread
-    too.  Those differences only fall, therefore a heap whose entries may be too high suffices.
+    Afterwards nobody leads more than one partition more than one of them.  First every topic
+    that a giver has two more of than the taker that leads the fewest spreads to that one; what is
+    missing comes from the topics that a giver has the most more of.  Where all came from one node,
+    every topic is then as even as its size allows.
+
+    Shapes:  leaders  topic id -> leader of each partition; changed, like counts
     """
-    givers = [node_id for node_id in counts if node_id not in empty]
-    if not givers or not empty:
-        return
+    give = _surplus(counts, takers)
     led: dict[int, dict[bytes, list[int]]] = {node_id: {} for node_id in counts}
     for topic_id, topic_leaders in leaders.items():
         for index, leader in enumerate(topic_leaders):
             led[leader].setdefault(topic_id, []).append(index)
 
-    def surplus(giver: int, taker: int, topic_id: bytes) -> tuple[int, int]:
-        has = len(led[giver].get(topic_id, ()))
-        return len(led[taker].get(topic_id, ())) - has, -has  # the largest difference sorts first
+    def has(node_id: int, topic_id: bytes) -> int:
+        return len(led[node_id].get(topic_id, ()))
 
-    heaps: dict[tuple[int, int], list[tuple[tuple[int, int], int, bytes]]] = {}
-    while True:
-        giver = max(givers, key=lambda node_id: (counts[node_id], -node_id))
-        taker = min(empty, key=lambda node_id: (counts[node_id], node_id))
-        if counts[giver] - counts[taker] < 2:
-            return
-        if (giver, taker) not in heaps:
-            fresh = [(surplus(giver, taker, t), i, t) for i, t in enumerate(led[giver])]
-            heapq.heapify(fresh)
-            heaps[giver, taker] = fresh
-        heap = heaps[giver, taker]
-        while True:
-            noted, order, topic_id = heap[0]
-            now = surplus(giver, taker, topic_id)
-            if now == noted:
-                break
-            heapq.heapreplace(heap, (now, order, topic_id))
+    def move(topic_id: bytes, giver: int, taker: int) -> None:
         index = led[giver][topic_id].pop()
         led[taker].setdefault(topic_id, []).append(index)
         leaders[topic_id][index] = taker
+        give[giver] -= 1
         counts[giver] -= 1
         counts[taker] += 1
+
+    for topic_id in leaders:
+        while givers := [node_id for node_id, surplus in give.items() if surplus]:
+            giver = max(givers, key=lambda node_id: has(node_id, topic_id))
+            taker = min(takers, key=lambda node_id: (counts[node_id], has(node_id, topic_id)))
+            if has(giver, topic_id) - has(taker, topic_id) < 2:
+                break
+            move(topic_id, giver, taker)
+    # From here on a difference only falls, so a heap whose entries may be too high suffices.
+    heaps: dict[tuple[int, int], list[tuple[int, int, bytes]]] = {}
+    while any(give.values()):
+        giver = max(give, key=lambda node_id: give[node_id])
+        taker = min(takers, key=lambda node_id: counts[node_id])
+        heap = heaps.get((giver, taker))
+        if heap is None:
+            heap = [(has(taker, t) - has(giver, t), i, t) for i, t in enumerate(led[giver])]
+            heapq.heapify(heap)
+            heaps[giver, taker] = heap
+        while (now := has(taker, heap[0][2]) - has(giver, heap[0][2])) != heap[0][0]:
+            heapq.heapreplace(heap, (now, *heap[0][1:]))
+        move(heap[0][2], giver, taker)
+
+
+def _surplus(counts: dict[int, int], takers: Sequence[int]) -> dict[int, int]:
+    """How many each other node gives, if always the one that leads the most gives one to the
+    taker that leads the fewest, until that is less than two fewer."""
+    left = dict(counts)
+    givers = [node_id for node_id in counts if node_id not in takers]
+    while takers and givers:
+        giver = max(givers, key=lambda node_id: left[node_id])
+        taker = min(takers, key=lambda node_id: left[node_id])
+        if left[giver] - left[taker] < 2:
+            break
+        left[giver] -= 1
+        left[taker] += 1
+    return {node_id: counts[node_id] - left[node_id] for node_id in givers}
