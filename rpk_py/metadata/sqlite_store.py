@@ -57,6 +57,8 @@ _MIGRATIONS = {
     ),
 }
 _BUSY_S = 5.0  # another process may hold the file for a moment: a backup, or a shell
+# What a file that is damaged, or was changed by hand, can lead to while it is read.
+_BAD_FILE = (sqlite3.Error, AssertionError, LookupError, TypeError, ValueError)
 
 
 class SqliteStore:
@@ -106,12 +108,18 @@ class SqliteStore:
                 if 0 < version < FORMAT_VERSION:
                     _migrate(cursor, version)
             self._was_open = True
-        except sqlite3.Error as error:
-            self.close()
-            raise StoreError(f"cannot open {self._path}: {error}") from error
+        except _BAD_FILE as error:
+            self._give_up()
+            raise StoreError(f"cannot open {self._path}: {_reason(error)}") from error
         except BaseException:
-            self.close()
+            self._give_up()
             raise
+
+    def _give_up(self) -> None:
+        """Close, and take back the empty file that opening may have made."""
+        self.close()
+        if not self._was_open and self._path.is_file() and self._path.stat().st_size == 0:
+            self._path.unlink()
 
     def _create(self, cursor: sqlite3.Cursor) -> None:
         if self._was_open:
@@ -170,8 +178,8 @@ class SqliteStore:
                 ):
                     state.note_deleted(topic_id)
                 return state
-        except sqlite3.Error as error:
-            raise StoreError(f"cannot read {self._path}: {error}") from error
+        except _BAD_FILE as error:
+            raise StoreError(f"cannot read {self._path}: {_reason(error)}") from error
 
     def commit(self, delta: Delta) -> None:
         """Persist one delta, durably; see MetadataStore."""
@@ -227,6 +235,14 @@ def _meta(cursor: sqlite3.Cursor, key: str) -> str:
         raise sqlite3.DatabaseError(f"no {key} in it, so this is not a metadata file of rpk-py")
     value: str = row[0]
     return value
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be opened or read, and what to do if its contents are wrong."""
+    if isinstance(error, sqlite3.OperationalError):  # the system's fault, not the file's
+        return str(error)
+    text = str(error) if isinstance(error, sqlite3.Error) else f"its contents are wrong, {error!r}"
+    return f"{text} (restore it from a backup)"
 
 
 def _set_meta(cursor: sqlite3.Cursor, key: str, value: str) -> None:

@@ -229,7 +229,18 @@ def _leaders(plan: _Plan, spec: TopicSpec, partition_count: int) -> list[int]:
             f"Replication factor {spec.replication_factor} cannot be reached: replicas never"
             " share a host, and there is one host.",
         )
-    return place(partition_count, plan.counts)
+    return _place(partition_count, plan.counts)
+
+
+def _place(
+    partition_count: int, counts: dict[int, int], of_topic: dict[int, int] | None = None
+) -> list[int]:
+    if not counts:  # no shard serves, or this is the moment before the first one does
+        raise _Refused(
+            ErrorCode.INVALID_REPLICATION_FACTOR,
+            "Unable to replicate the partition 1 time(s): All brokers are currently fenced.",
+        )
+    return place(partition_count, counts, of_topic)
 
 
 def _assigned_leaders(plan: _Plan, spec: TopicSpec) -> list[int]:
@@ -332,7 +343,7 @@ def _plan_partitions(
             f"The broker may have at most {config.partitions_max} partitions.",
         )
     if spec.assignments is None:
-        leaders = place(added, counts, leader_counts([topic], counts))
+        leaders = _place(added, counts, leader_counts([topic], counts))
     else:
         for replicas in spec.assignments:
             _check_replicas(state, replicas)

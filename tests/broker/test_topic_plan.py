@@ -1,23 +1,32 @@
-"""What CreateTopics and DeleteTopics would change: checks, placement and their order."""
+"""What topic requests would change: checks, placement, and their order."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from kafka_protocol.errors import ErrorCode
 from rpk_py.config import Config
+from rpk_py.metadata.placement import led_by
 from rpk_py.metadata.requests import (
+    PartitionsResult,
+    PartitionsSpec,
     TopicResult,
     TopicSpec,
+    decode_partitions_result,
+    decode_partitions_spec,
     decode_topic_result,
+    encode_partitions_result,
+    encode_partitions_spec,
     encode_topic_result,
 )
-from rpk_py.metadata.state import ClusterState, TopicState
+from rpk_py.metadata.state import ClusterState, Delta, TopicState, apply
 from rpk_py.metadata.topic_plan import (
     make_topic_id,
     name_problem,
+    plan_create_partitions,
     plan_create_topics,
     plan_delete_topics,
 )
@@ -171,3 +180,118 @@ def test_what_cannot_be_deleted_says_why() -> None:
         ErrorCode.INVALID_REQUEST,
         ErrorCode.INVALID_REQUEST,
     ]
+
+
+# CreatePartitions.
+
+
+def grow(
+    state: ClusterState, *specs: PartitionsSpec, config: Config = CONFIG
+) -> list[PartitionsResult]:
+    results, changes = plan_create_partitions(state, specs, config)
+    assert len(changes) == sum(result.error_code == 0 for result in results)
+    for result in results:
+        row = json.loads(json.dumps(encode_partitions_result(result)))
+        assert decode_partitions_result(row) == result
+    return results
+
+
+def test_new_partitions_follow_the_old_ones_and_even_out_their_topic() -> None:
+    state = make_state("t", "u")  # both led by node 0
+    specs = [PartitionsSpec("t", 4), PartitionsSpec("u", 2)]
+    assert (
+        decode_partitions_spec(json.loads(json.dumps(encode_partitions_spec(specs[0]))))
+        == (specs[0])
+    )
+    results, (first, second) = plan_create_partitions(state, specs, CONFIG)
+    assert results == [PartitionsResult("t"), PartitionsResult("u")]
+    assert first.topic_id == state.topics["t"].topic_id
+    assert first.partitions == (led_by(1, 1, 0), led_by(2, 1, 0), led_by(3, 0, 0))
+    assert second.partitions == (led_by(1, 1, 0),)
+    apply(state, Delta(1, (first, second)))
+    assert len(state.topics["t"].partitions) == 4
+
+
+def test_new_partitions_are_not_placed_on_a_shard_that_is_out_of_the_metadata() -> None:
+    state = make_state("t")
+    del state.nodes[1]
+    _, (change,) = plan_create_partitions(state, [PartitionsSpec("t", 3)], CONFIG)
+    assert [p.leader for p in change.partitions] == [0, 0]
+
+
+def test_assigned_partitions_go_where_the_request_says() -> None:
+    spec = PartitionsSpec("t", 3, [[0], [1]])
+    _, (change,) = plan_create_partitions(make_state("t"), [spec], CONFIG)
+    assert change.partitions == (led_by(1, 0, 0), led_by(2, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("spec", "code", "text"),
+    [
+        (PartitionsSpec("nope", 2), ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, None),
+        (PartitionsSpec("t", 1), ErrorCode.INVALID_PARTITIONS, "Topic already has 1 partition(s)."),
+        (
+            PartitionsSpec("t", 0),
+            ErrorCode.INVALID_PARTITIONS,
+            "The topic t currently has 1 partition(s); 0 would not be an increase.",
+        ),
+        (
+            PartitionsSpec("t", 3, [[0]]),
+            ErrorCode.INVALID_REPLICA_ASSIGNMENT,
+            "Attempted to add 2 additional partition(s), but only 1 assignment(s) were specified.",
+        ),
+        (
+            PartitionsSpec("t", 2, [[]]),
+            ErrorCode.INVALID_REPLICA_ASSIGNMENT,
+            "The manual partition assignment includes an empty replica list.",
+        ),
+        (
+            PartitionsSpec("t", 2, [[0, 0]]),
+            ErrorCode.INVALID_REPLICA_ASSIGNMENT,
+            "The manual partition assignment includes the broker 0 more than once.",
+        ),
+        (
+            PartitionsSpec("t", 2, [[9]]),
+            ErrorCode.INVALID_REPLICA_ASSIGNMENT,
+            "The manual partition assignment includes broker 9, but no such broker is registered.",
+        ),
+        (
+            PartitionsSpec("t", 2, [[0, 1]]),
+            ErrorCode.INVALID_REPLICA_ASSIGNMENT,
+            "The manual partition assignment puts two replicas on one host.",
+        ),
+        (
+            PartitionsSpec("t", 51),
+            ErrorCode.INVALID_PARTITIONS,
+            "51 partitions are more than partitions_per_topic_max=50 allows.",
+        ),
+    ],
+)
+def test_an_increase_that_kafka_refuses_is_refused_with_its_words(
+    spec: PartitionsSpec, code: ErrorCode, text: str | None
+) -> None:
+    assert grow(make_state("t"), spec) == [PartitionsResult(spec.name, code, text)]
+
+
+def test_an_increase_given_twice_is_refused_and_the_others_are_not() -> None:
+    specs = (PartitionsSpec("t", 2), PartitionsSpec("u", 2), PartitionsSpec("t", 3))
+    results = grow(make_state("t", "u"), *specs)
+    assert [(r.name, r.error_code) for r in results] == [("t", ErrorCode.INVALID_REQUEST), ("u", 0)]
+    assert results[0].error_message == "Duplicate topic name."
+
+
+def test_increases_of_one_request_share_the_room_that_the_broker_has() -> None:
+    config = Config(data_dir=Path("/data"), partitions_max=5)
+    specs = (PartitionsSpec("t", 3), PartitionsSpec("u", 3), PartitionsSpec("v", 2))
+    results = grow(make_state("t", "u", "v"), *specs, config=config)
+    refused = ErrorCode.POLICY_VIOLATION
+    assert [r.error_code for r in results] == [0, refused, refused]
+
+
+def test_while_no_shard_serves_nothing_can_be_placed() -> None:
+    state = make_state("t")
+    state.nodes.clear()
+    (created,) = create(state, TopicSpec("new"))
+    (grown,) = grow(state, PartitionsSpec("t", 2))
+    assert created.error_code == grown.error_code == ErrorCode.INVALID_REPLICATION_FACTOR
+    assert "All brokers are currently fenced" in (created.error_message or "")
