@@ -46,6 +46,17 @@ def prepare(path: Path) -> list[Path]:
     return missing
 
 
+def file_system(path: Path) -> str:
+    """The type of the file system that a path is on, like "ext4"; empty where it is not told."""
+    device = path.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+        mount, _, source = line.partition(" - ")
+        if mount.split()[2] == wanted:
+            return source.split()[0]
+    return ""  # of btrfs, for one, every subvolume has a device number of its own
+
+
 def undo(made: list[Path]) -> None:
     """Take back what `prepare` and `lock` made for a start that failed, if nothing else is there.
 

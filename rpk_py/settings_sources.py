@@ -10,11 +10,9 @@ for both as HOST:PORT, and HOST alone leaves the port to itself.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from rpk_py.startup_error import StartupError
 
 ENVIRONMENT_PREFIX = "RPK_"
 CONFIG_VARIABLE = "RPK_CONFIG"
+AUTO = "auto"  # of smp: a shard a usable core
 # Not settings of the broker: the file, what client commands connect to, and the project's tests.
 _RESERVED_VARIABLES = (CONFIG_VARIABLE, "RPK_BROKERS")
 _RESERVED_PREFIX = "RPK_PY_"
@@ -103,7 +102,7 @@ def load(
         (_from_flags(flags), parse_setting),
     ):
         _apply(source, parse, values, places)
-    if values.get("smp") == "auto":
+    if values.get("smp") == AUTO:
         values["smp"] = min(usable_cores(), SHARDS_PER_HOST_MAX)
         places["smp"] += ", auto"
     try:
@@ -166,6 +165,8 @@ def variable_of(name: str) -> str:
 
 
 def _from_file(path: Path, option: str) -> Iterator[_Given]:
+    import tomllib  # only with a file: a start is short
+
     try:
         text = path.read_text(encoding="utf-8")
         table = tomllib.loads(text)
@@ -241,6 +242,10 @@ def _apply(
                 here = {given.name: given.place}
                 raise ConfigError(given.name, given.value, expected, places=here)
             written[name] = given
+            setting = SETTINGS[name]
+            if value != AUTO and not setting.is_valid(value):  # though a later source overrides it
+                here = {name: given.place}
+                raise ConfigError(name, value, setting.expected, places=here)
             values[name] = value
             places[name] = given.place
 
@@ -256,7 +261,7 @@ def _meant(given: _Given, parse: Callable[[str, Any], Any]) -> list[tuple[str, A
         return [(address.host, host)] + ([] if port is None else [(address.port, port)])
     if name not in SETTINGS:
         raise _no_such(name, value, place, NAMES)
-    if name == "smp" and value == "auto":
+    if name == "smp" and value == AUTO:
         return [(name, value)]
     return [(name, parse(name, value))]
 
@@ -273,6 +278,8 @@ def _check_type(name: str, value: Any) -> Any:
 
 
 def _no_such(name: str, value: object, place: str, known: Iterable[str]) -> ConfigError:
+    import difflib  # only for an error
+
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else "rpk-py start --print-config lists all"
     return ConfigError(name, value, f"there is no such setting; {hint}", places={name: place})

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
-from rpk_py import __version__, cores
+from rpk_py import __version__, cores, data_dir
 from rpk_py.config import SETTINGS, Config, ConfigError
 from rpk_py.log_setup import make_logger, resolve_format
 from rpk_py.settings_sources import ADDRESSES, as_toml, flag_of, load
@@ -32,6 +32,7 @@ _FLAGS = (
     "log_level",
     "log_format",
 )
+_IN_MEMORY = ("tmpfs", "ramfs")
 _METAVARS = {"advertise_kafka_addr": "HOST[:PORT]", "smp": "N|auto", "data_dir": "DIRECTORY"}
 
 
@@ -112,11 +113,7 @@ def _give_up(text: str) -> NoReturn:
 
 
 def _print_banner(config: Config, info: BrokerInfo) -> None:
-    durable = (
-        "write caching: acknowledged records may be lost at a power cut"
-        if config.write_caching
-        else "acknowledged means durable: on disk before the reply"
-    )
+    durable = _durability(config)
     if resolve_format(config.log_format, sys.stderr) == "json":
         make_logger(config).info(
             "rpk-py is ready",
@@ -139,6 +136,15 @@ def _print_banner(config: Config, info: BrokerInfo) -> None:
         file=sys.stderr,
         flush=True,
     )
+
+
+def _durability(config: Config) -> str:
+    kind = data_dir.file_system(config.data_dir)
+    if kind in _IN_MEMORY:
+        return f"the data directory is on {kind}, in memory: nothing outlives this machine's uptime"
+    if config.write_caching:
+        return "write caching: acknowledged records may be lost at a power cut"
+    return "acknowledged means durable: on disk before the reply"
 
 
 def _listeners(info: BrokerInfo) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from rpk_py import topic_configs
 from rpk_py.config import SETTINGS, Config, ConfigError, Setting, parse_setting
+from rpk_py.config_types import SOURCE_DEFAULT, SOURCE_STATIC, SOURCE_TOPIC
 
 DIR = Path("/data")
 
@@ -187,7 +188,7 @@ def test_a_topics_own_config_wins_over_the_brokers_and_that_over_the_default() -
 def test_effective_configs_say_where_each_value_comes_from() -> None:
     config = Config(data_dir=DIR, flush_ms=7)
     entries = {e.name: e for e in topic_configs.effective({"segment.bytes": "20000"}, config)}
-    assert entries["segment.bytes"][1:4] == ("20000", False, topic_configs.SOURCE_TOPIC)
-    assert entries["flush.ms"][1:4] == ("7", False, topic_configs.SOURCE_STATIC_BROKER)
-    assert entries["retention.ms"][3] == topic_configs.SOURCE_DEFAULT
+    assert entries["segment.bytes"][1:4] == ("20000", False, SOURCE_TOPIC)
+    assert entries["flush.ms"][1:4] == ("7", False, SOURCE_STATIC)
+    assert entries["retention.ms"][3] == SOURCE_DEFAULT
     assert entries.keys() == topic_configs.TOPIC_CONFIGS.keys()
