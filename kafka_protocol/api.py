@@ -12,11 +12,16 @@ from dataclasses import dataclass
 
 from kafka_protocol.api_key import ApiKey
 from kafka_protocol.messages import (
+    alter_configs,
     api_versions,
+    create_partitions,
     create_topics,
     delete_topics,
     describe_cluster,
+    describe_configs,
+    describe_topic_partitions,
     fetch,
+    incremental_alter_configs,
     init_producer_id,
     list_offsets,
     metadata,
@@ -89,6 +94,19 @@ SUPPORTED: dict[int, ApiSpec] = {
         _spec(
             offset_for_leader_epoch.OffsetForLeaderEpochRequest,
             offset_for_leader_epoch.OffsetForLeaderEpochResponse,
+        ),
+        _spec(describe_configs.DescribeConfigsRequest, describe_configs.DescribeConfigsResponse),
+        _spec(alter_configs.AlterConfigsRequest, alter_configs.AlterConfigsResponse),
+        _spec(
+            incremental_alter_configs.IncrementalAlterConfigsRequest,
+            incremental_alter_configs.IncrementalAlterConfigsResponse,
+        ),
+        _spec(
+            create_partitions.CreatePartitionsRequest, create_partitions.CreatePartitionsResponse
+        ),
+        _spec(
+            describe_topic_partitions.DescribeTopicPartitionsRequest,
+            describe_topic_partitions.DescribeTopicPartitionsResponse,
         ),
         _spec(describe_cluster.DescribeClusterRequest, describe_cluster.DescribeClusterResponse),
     )

@@ -1,6 +1,6 @@
-"""The cluster as one client is told about it: nodes with addresses, controller, permissions.
+"""The cluster as one client is told about it: nodes with addresses, controller, leaders.
 
-What:       what Metadata and DescribeCluster answer alike: the nodes and the controller.
+What:       what Metadata, DescribeCluster and DescribeTopicPartitions answer alike.
 Where:      on a shard's loop, within a handler; reads the shard's metadata replica.
 Invariants: the controller is always one of the advertised nodes, because admin clients send
             their requests to it by id.
@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from kafka_protocol.messages.current_leader import NodeEndpoint
 from rpk_py.context import RequestContext
+from rpk_py.metadata.state import PartitionState, TopicState
 
 # Bit n stands for Kafka's AclOperation n. Without an authorizer every operation that a resource
 # type has is allowed: read 3, write 4, create 5, delete 6, alter 7, describe 8, cluster action 9,
@@ -46,6 +47,20 @@ def controller_id(ctx: RequestContext) -> int:
     if ctx.broker.node_id in nodes:
         return ctx.broker.node_id
     return min(nodes, default=-1)
+
+
+def leader_and_offline(
+    ctx: RequestContext, topic: TopicState, partition: PartitionState
+) -> tuple[int, list[int]]:
+    """The leader, -1 while it cannot serve, and the replicas that are not live or whose log is
+    offline as far as this shard knows."""
+    nodes = ctx.broker.metadata.state.nodes
+    offline = [node_id for node_id in partition.replicas if node_id not in nodes]
+    led = ctx.broker.partitions.get_by_id(topic.topic_id, partition.index)
+    if led is not None and led.offline:
+        offline.append(ctx.broker.node_id)
+    leader = partition.leader
+    return (-1 if leader not in nodes or leader in offline else leader), offline
 
 
 def add_endpoint(ctx: RequestContext, endpoints: list[NodeEndpoint], leader: int) -> None:

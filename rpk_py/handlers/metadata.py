@@ -40,6 +40,7 @@ from rpk_py.cluster_view import (
     TOPIC_OPERATIONS,
     advertised_nodes,
     controller_id,
+    leader_and_offline,
 )
 from rpk_py.context import RequestContext
 from rpk_py.metadata.state import PartitionState, TopicState
@@ -141,16 +142,9 @@ def _found(ctx: RequestContext, topic: TopicState, operations: int) -> MetadataR
 def _partition(
     ctx: RequestContext, topic: TopicState, partition: PartitionState
 ) -> MetadataResponsePartition:
-    error, leader = ErrorCode.NONE, partition.leader
-    nodes = ctx.broker.metadata.state.nodes
-    offline = [node_id for node_id in partition.replicas if node_id not in nodes]
-    led = ctx.broker.partitions.get_by_id(topic.topic_id, partition.index)
-    if led is not None and led.offline:
-        offline.append(ctx.broker.node_id)
-    if leader not in nodes or leader in offline:
-        error, leader = ErrorCode.LEADER_NOT_AVAILABLE, -1
+    leader, offline = leader_and_offline(ctx, topic, partition)
     return MetadataResponsePartition(
-        error,
+        ErrorCode.LEADER_NOT_AVAILABLE if leader == -1 else ErrorCode.NONE,
         partition.index,
         leader,
         partition.leader_epoch,

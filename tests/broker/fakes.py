@@ -20,6 +20,8 @@ from rpk_py.metadata.requests import (
     ConfigResource,
     ConfigResult,
     DeleteResult,
+    PartitionsResult,
+    PartitionsSpec,
     TopicResult,
     TopicSpec,
 )
@@ -31,7 +33,11 @@ from rpk_py.metadata.state import (
     TopicState,
     apply,
 )
-from rpk_py.metadata.topic_plan import plan_create_topics, plan_delete_topics
+from rpk_py.metadata.topic_plan import (
+    plan_create_partitions,
+    plan_create_topics,
+    plan_delete_topics,
+)
 from rpk_py.partition_table import PartitionTable
 from rpk_py.producer_ids import ProducerIds
 from storage.errors import DiskFailed
@@ -143,6 +149,13 @@ class FakeMetadata:
         self.requests.append((specs, timeout_ms, validate_only))
         await asyncio.sleep(0)
         return plan_create_topics(self.state, specs, self.config, lambda: NEW_TOPIC_ID)[0]
+
+    async def create_partitions(
+        self, specs: list[PartitionsSpec], timeout_ms: int, validate_only: bool
+    ) -> list[PartitionsResult]:
+        self.requests.append((specs, timeout_ms, validate_only))
+        await asyncio.sleep(0)
+        return plan_create_partitions(self.state, specs, self.config)[0]
 
     async def delete_topics(
         self, topics: list[tuple[str | None, bytes | None]], timeout_ms: int
