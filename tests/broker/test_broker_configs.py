@@ -1,0 +1,141 @@
+"""rpk_py.broker_configs: names and types, what can change at run time, and the Config in force."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from rpk_py import broker_configs
+from rpk_py.broker_configs import BROKER_CONFIGS, BY_SETTING, combine, effective_config
+from rpk_py.config import SETTINGS, Config, ConfigError
+from rpk_py.config_types import (
+    SOURCE_DEFAULT,
+    SOURCE_DYNAMIC_DEFAULT,
+    SOURCE_NODE,
+    SOURCE_STATIC,
+    TYPE_CODES,
+    DescribedConfig,
+)
+
+CONFIG = Config(data_dir=Path("/data"), smp=4)
+
+# name, type, default: read from an Apache Kafka 4.1 broker by DescribeConfigs.
+KAFKA = [
+    ("auto.create.topics.enable", "boolean", "true"),
+    ("broker.rack", "string", None),
+    ("connections.max.idle.ms", "long", "600000"),
+    ("fetch.max.bytes", "int", "57671680"),
+    ("log.segment.bytes", "int", "1073741824"),
+    ("message.max.bytes", "int", "1048588"),
+    ("num.partitions", "int", "1"),
+    ("producer.id.expiration.ms", "int", "86400000"),
+    ("socket.request.max.bytes", "int", "104857600"),
+]
+
+
+def by_name(configs: list[DescribedConfig]) -> dict[str, DescribedConfig]:
+    return {config.entry.name: config for config in configs}
+
+
+@pytest.mark.parametrize(("name", "kind", "default"), KAFKA)
+def test_a_config_that_kafka_has_is_as_there(name: str, kind: str, default: str | None) -> None:
+    config = BROKER_CONFIGS[name]
+    assert (config.kind, config.value(Config(), 0)) == (kind, default)
+
+
+def test_every_setting_is_in_exactly_one_config() -> None:
+    told = [setting for config in BROKER_CONFIGS.values() for setting in config.settings]
+    assert sorted(told) == sorted(SETTINGS)
+    assert BY_SETTING.keys() == SETTINGS.keys()
+
+
+def test_every_config_can_be_told_to_a_client() -> None:
+    for name, config in BROKER_CONFIGS.items():
+        assert config.kind in TYPE_CODES
+        assert config.documentation
+        assert name == name.lower()
+        assert "_" not in name
+
+
+def test_the_value_in_force_of_every_dynamic_config_can_be_set_again() -> None:
+    dynamic = [config for config in BROKER_CONFIGS.values() if config.dynamic]
+    assert len(dynamic) > 10
+    for config in dynamic:
+        text = config.value(CONFIG, 0)
+        assert text is not None
+        assert broker_configs.validate(config.name, text) is None
+        assert combine(CONFIG, {"": {config.name: text}}, 0) == CONFIG
+
+
+def test_a_nodes_own_value_wins_over_that_of_all_nodes_and_that_over_the_static_one() -> None:
+    dynamic = {
+        "": {"flush.ms": "7", "flush.bytes": "8", "write.caching": "true"},
+        "3": {"flush.ms": "9"},
+    }
+    expected = dataclasses.replace(CONFIG, flush_ms=7, flush_bytes=8, write_caching=True)
+    assert effective_config(CONFIG, dynamic, None) == expected
+    assert effective_config(CONFIG, dynamic, 2) == expected
+    assert effective_config(CONFIG, dynamic, 3) == dataclasses.replace(expected, flush_ms=9)
+    assert effective_config(CONFIG, {}, 3) is CONFIG
+
+
+def test_what_another_version_may_have_stored_is_left_out() -> None:
+    dynamic = {
+        "": {"no.such.config": "1", "log.dirs": "/x", "flush.ms": "soon", "flush.bytes": "8"}
+    }
+    assert effective_config(CONFIG, dynamic, 0) == dataclasses.replace(CONFIG, flush_bytes=8)
+
+
+def test_a_value_that_static_settings_no_longer_allow_is_ignored_and_reported() -> None:
+    dynamic = {"": {"message.max.bytes": "50000000", "flush.ms": "7"}}
+    smaller = dataclasses.replace(CONFIG, frame_bytes_max=10_000_000)
+    with pytest.raises(ConfigError):
+        combine(smaller, dynamic, 0)
+    reports: list[str] = []
+    found = effective_config(smaller, dynamic, 0, reports.append)
+    assert found == dataclasses.replace(smaller, flush_ms=7)
+    assert reports == [
+        "a dynamic broker config is ignored: Invalid value 50000000 for configuration"
+        " message.max.bytes: must not exceed socket.request.max.bytes=10000000"
+    ]
+
+
+def test_a_config_names_its_values_from_the_strongest_to_the_default() -> None:
+    static = dataclasses.replace(CONFIG, max_message_bytes=2_000_000)
+    dynamic = {"": {"message.max.bytes": "3000000"}, "1": {"message.max.bytes": "4000000"}}
+    config = by_name(broker_configs.describe_node(static, dynamic, 1))["message.max.bytes"]
+    assert config.entry == ("message.max.bytes", "4000000", False, SOURCE_NODE, False)
+    assert config.synonyms == [
+        ("message.max.bytes", "4000000", SOURCE_NODE),
+        ("message.max.bytes", "3000000", SOURCE_DYNAMIC_DEFAULT),
+        ("message.max.bytes", "2000000", SOURCE_STATIC),
+        ("message.max.bytes", "1048588", SOURCE_DEFAULT),
+    ]
+    other = by_name(broker_configs.describe_node(static, dynamic, 2))["message.max.bytes"]
+    assert other.synonyms == config.synonyms[1:]
+
+
+def test_addresses_and_node_id_are_those_of_the_shard() -> None:
+    config = dataclasses.replace(
+        CONFIG, host_id=1, kafka_host="::1", kafka_port=19092, advertise_host="kafka.example"
+    )
+    told = by_name(broker_configs.describe_node(config, {}, 130))
+    assert told["listeners"].entry[1:4] == ("PLAINTEXT://[::1]:19094", True, SOURCE_STATIC)
+    assert told["advertised.listeners"].entry.value == "PLAINTEXT://kafka.example:19094"
+    assert told["node.id"].entry.value == "130"
+    assert told["log.dirs"].entry[1:4] == ("/data", True, SOURCE_STATIC)
+    assert by_name(broker_configs.describe_node(CONFIG, {}, 2))["advertised.listeners"].entry[
+        1:4
+    ] == (None, True, SOURCE_DEFAULT)
+
+
+def test_all_nodes_together_have_what_was_set_for_all_and_nothing_else() -> None:
+    dynamic = {"": {"num.partitions": "3", "flush.ms": "7"}, "1": {"flush.bytes": "8"}}
+    found = broker_configs.describe_all_nodes(dynamic)
+    assert [config.entry for config in found] == [
+        ("flush.ms", "7", False, SOURCE_DYNAMIC_DEFAULT, False),
+        ("num.partitions", "3", False, SOURCE_DYNAMIC_DEFAULT, False),
+    ]
+    assert broker_configs.describe_all_nodes({}) == []

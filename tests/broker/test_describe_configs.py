@@ -1,0 +1,150 @@
+"""rpk_py.handlers.describe_configs: what a client is told about configs, in every version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kafka_protocol.errors import ErrorCode
+from kafka_protocol.messages.describe_configs import (
+    DescribeConfigsRequest,
+    DescribeConfigsResource,
+    DescribeConfigsResult,
+)
+from rpk_py.broker_configs import BROKER_CONFIGS
+from rpk_py.handlers import describe_configs
+from rpk_py.topic_configs import TOPIC_CONFIGS
+from tests.broker.fakes import FakeBroker, ask
+
+VERSIONS = range(1, 5)
+TOPIC, BROKER = 2, 4
+
+
+def describe(
+    broker: FakeBroker,
+    *resources: tuple[int, str],
+    keys: list[str] | None = None,
+    version: int = 4,
+    synonyms: bool = False,
+    documentation: bool = False,
+) -> list[DescribeConfigsResult]:
+    request = DescribeConfigsRequest(
+        [DescribeConfigsResource(kind, name, keys) for kind, name in resources], synonyms
+    )
+    request.include_documentation = documentation
+    results: list[DescribeConfigsResult] = ask(
+        describe_configs.handle, broker, version, request
+    ).results
+    return results
+
+
+def broker_with_topic() -> FakeBroker:
+    """Node 1, with a topic and broker configs on every level."""
+    broker = FakeBroker(max_message_bytes=2_000_000)
+    broker.add_topic("orders", 0).configs["retention.ms"] = "5"
+    broker.metadata.state.broker_configs = {
+        "": {"message.max.bytes": "3000000", "flush.ms": "7"},
+        "1": {"flush.ms": "8"},
+    }
+    return broker
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("keys", [None, []])
+def test_all_configs_of_a_topic_are_told_by_any_node(version: int, keys: list[str] | None) -> None:
+    (result,) = describe(broker_with_topic(), (TOPIC, "orders"), keys=keys, version=version)
+    assert (result.error_code, result.error_message) == (ErrorCode.NONE, "")
+    assert (result.resource_type, result.resource_name) == (TOPIC, "orders")
+    assert [config.name for config in result.configs] == sorted(TOPIC_CONFIGS)
+    told = {config.name: config for config in result.configs}
+    assert (told["retention.ms"].value, told["retention.ms"].config_source) == ("5", 1)
+    assert (told["flush.ms"].value, told["flush.ms"].config_source) == ("8", 2)
+    largest = told["max.message.bytes"]
+    assert (largest.value, largest.config_source, largest.read_only) == ("3000000", 3, False)
+    assert (told["segment.ms"].value, told["segment.ms"].config_source) == ("604800000", 5)
+    assert all(config.synonyms == [] for config in result.configs)
+    assert not any(config.documentation for config in result.configs)
+    types = {name: config.config_type for name, config in told.items()}
+    wanted = {"retention.ms": 5, "max.message.bytes": 3, "cleanup.policy": 7, "preallocate": 1}
+    wanted |= {"compression.type": 2, "min.cleanable.dirty.ratio": 6}
+    assert {name: types[name] for name in wanted} == (
+        wanted if version >= 3 else dict.fromkeys(wanted, 0)
+    )
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_synonyms_of_a_topic_config_go_down_to_the_brokers_default(version: int) -> None:
+    broker = broker_with_topic()
+    broker.metadata.state.topics["orders"].configs["max.message.bytes"] = "4000000"
+    keys = ["max.message.bytes", "retention.ms"]
+    (result,) = describe(
+        broker, (TOPIC, "orders"), keys=keys, version=version, synonyms=True, documentation=True
+    )
+    largest, retention = result.configs
+    assert [(s.name, s.value, s.source) for s in largest.synonyms] == [
+        ("max.message.bytes", "4000000", 1),
+        ("message.max.bytes", "3000000", 3),
+        ("message.max.bytes", "2000000", 4),
+        ("message.max.bytes", "1048588", 5),
+    ]
+    assert [(s.name, s.value, s.source) for s in retention.synonyms] == [
+        ("retention.ms", "5", 1),
+        ("retention.ms", "604800000", 5),
+    ]
+    assert bool(largest.documentation) == (version >= 3)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_node_tells_its_own_configs(version: int) -> None:
+    (result,) = describe(broker_with_topic(), (BROKER, "1"), version=version, synonyms=True)
+    assert result.error_code == ErrorCode.NONE
+    assert [config.name for config in result.configs] == sorted(BROKER_CONFIGS)
+    told = {config.name: config for config in result.configs}
+    flush = told["flush.ms"]
+    assert (flush.value, flush.config_source, flush.read_only) == ("8", 2, False)
+    assert [s.source for s in flush.synonyms] == [2, 3, 5]
+    assert told["log.dirs"].read_only
+    assert told["node.id"].value == "1"
+    assert (told["broker.rack"].value, told["broker.rack"].synonyms) == (None, [])
+
+
+def test_the_empty_name_tells_what_was_set_for_all_nodes() -> None:
+    (result,) = describe(broker_with_topic(), (BROKER, ""), synonyms=True)
+    assert [(c.name, c.value, c.config_source) for c in result.configs] == [
+        ("flush.ms", "7", 3),
+        ("message.max.bytes", "3000000", 3),
+    ]
+    assert [s.source for config in result.configs for s in config.synonyms] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "code", "message"),
+    [
+        (TOPIC, "clicks", 3, "This server does not host this topic-partition."),
+        (TOPIC, "a/b", 17, "Topic name is invalid: "),
+        (TOPIC, "", 17, "Topic name is invalid: the empty string is not allowed"),
+        (BROKER, "0", 42, "Unexpected broker id, expected 1 or empty string, but received 0"),
+        (BROKER, "x", 42, "Broker id must be an integer, but it is: x"),
+        (8, "1", 42, "Unknown resource type 8: there are no configs of loggers of a broker here"),
+        (16, "x", 42, "Unknown resource type 16: there are no configs of client metrics here"),
+        (32, "g", 42, "Unknown resource type 32: there are no configs of groups here"),
+        (99, "x", 42, "Unknown resource type 99"),
+    ],
+)
+def test_a_resource_that_is_not_here_has_an_error_and_others_are_told(
+    kind: int, name: str, code: int, message: str
+) -> None:
+    refused, told = describe(broker_with_topic(), (kind, name), (TOPIC, "orders"))
+    assert (refused.resource_type, refused.resource_name) == (kind, name)
+    assert (refused.error_code, refused.configs) == (code, [])
+    assert (refused.error_message or "").startswith(message)
+    assert (told.error_code, len(told.configs)) == (0, len(TOPIC_CONFIGS))
+
+
+def test_keys_that_do_not_exist_are_left_out_and_the_same_resource_twice_is_told_twice() -> None:
+    broker = broker_with_topic()
+    found: list[Any] = describe(
+        broker, (TOPIC, "orders"), (TOPIC, "orders"), keys=["no", "segment.ms", "segment.ms"]
+    )
+    assert [[config.name for config in result.configs] for result in found] == [["segment.ms"]] * 2
