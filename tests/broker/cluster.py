@@ -119,10 +119,12 @@ class Cluster:
 
     async def add_shard(
         self,
-        on_delta: Callable[..., Awaitable[None] | None] | None = None,
+        *on_delta: Callable[..., Awaitable[None] | None],
         queue_max: int = 1024,
+        index: int | None = None,
     ) -> MetadataReplica:
-        index = len(self.replicas)
+        """One more shard, or with `index` a new life of one that is there; waits until it serves"""
+        index = len(self.replicas) if index is None else index
         ours, theirs = socket.socketpair()
         listener = socket.socket()
         link = LossyLink(index, listener, self)
@@ -141,8 +143,7 @@ class Cluster:
 
         self._tasks.append(asyncio.ensure_future(link.run(ours, on_message)))
         replica = await open_replica(index, theirs, self.log, queue_max=queue_max)
-        if on_delta is not None:
-            replica.on_delta.append(on_delta)
+        replica.on_delta.extend(on_delta)
         self.replicas.append(replica)
         self.links.append(link)
         await replica.start()

@@ -8,9 +8,10 @@ import threading
 import pytest
 
 from kafka_protocol.errors import ErrorCode
+from rpk_py.metadata.config_plan import BROKER, TOPIC
 from rpk_py.metadata.controller import start_leadership_blocking
 from rpk_py.metadata.replica import AUTO_CREATING_MAX
-from rpk_py.metadata.requests import TopicSpec
+from rpk_py.metadata.requests import ConfigResource, ConfigResult, PartitionsSpec, TopicSpec
 from rpk_py.metadata.state import ClusterState, Delta, apply
 from tests.broker.cluster import Cluster, MemoryStore, make_state, run, until
 
@@ -379,5 +380,42 @@ def test_applying_the_committed_deltas_gives_the_controllers_state() -> None:
         for delta in cluster.store.deltas:
             apply(replayed, delta)
         assert replayed == cluster.state
+
+    run(scenario)
+
+
+def test_create_partitions_is_answered_when_every_shard_has_the_new_ones() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        one, two = await cluster.add_shard(), await cluster.add_shard()
+        await one.create_topics([TopicSpec("t", 1)], 10_000, False)
+        specs = [PartitionsSpec("t", 3), PartitionsSpec("nope", 1)]
+        dry = await two.create_partitions(specs, 10_000, True)
+        assert [r.error_code for r in dry] == [0, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION]
+        assert len(one.state.topics["t"].partitions) == 1
+        assert await two.create_partitions(specs, 10_000, False) == dry
+        assert one.state == two.state == cluster.state
+        assert [p.leader for p in one.state.topics["t"].partitions] == [0, 1, 0]
+
+    run(scenario)
+
+
+def test_altered_configs_reach_every_shard_and_bad_ones_nobody() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        one, two = await cluster.add_shard(), await cluster.add_shard()
+        await one.create_topics([TopicSpec("t")], 10_000, False)
+        topic = ConfigResource(TOPIC, "t", [("flush.ms", 0, "7"), ("segment.bytes", 0, "1048576")])
+        broker = ConfigResource(BROKER, "", [("message.max.bytes", 0, "2000")])
+        bad = ConfigResource(BROKER, "1", [("no.such.thing", 0, "1")])
+        results = await two.alter_configs([topic, broker, bad], True, False)
+        assert [(r.kind, r.name) for r in results] == [(TOPIC, "t"), (BROKER, ""), (BROKER, "1")]
+        assert [r.error_code == 0 for r in results] == [True, True, False]
+        assert one.state == two.state == cluster.state
+        assert one.state.topics["t"].configs == {"flush.ms": "7", "segment.bytes": "1048576"}
+        assert one.state.broker_configs == {"": {"message.max.bytes": "2000"}}
+        removed = ConfigResource(TOPIC, "t", [("flush.ms", 1, None)])
+        assert await one.alter_configs([removed], True, True) == [ConfigResult(TOPIC, "t")]
+        assert "flush.ms" in two.state.topics["t"].configs  # validate only
+        await one.alter_configs([removed], True, False)
+        assert two.state.topics["t"].configs == {"segment.bytes": "1048576"}
 
     run(scenario)
