@@ -7,8 +7,8 @@ numbers of shards take turns within a round, so that a slow spell of the machine
 
 cpu     librdkafka, acks=all, over 8 partitions: one record a request, pipelined, and 1,000,000
         records of 100 bytes. CPU is user and system of all shards together, from the kernel.
-        "requests a write" is the size of a group commit: the same load spread over more shards
-        meets fewer companions in each, so each write and each wake-up serves fewer requests.
+        "batches a write" is the size of a group commit and "records a batch" the client's doing:
+        where either is less with more shards, each wake-up, request and write serves less.
 topics  CreateTopics with 1 and with 100 partitions, asked of the first shard, until its answer,
         which comes when every live shard serves the topic.
 kills   SIGKILL to a shard of 4 until its next record is acknowledged. The producer sends at once
@@ -49,7 +49,7 @@ OVERPROVISIONED = ("--overprovisioned",)
 QUIET = (*OVERPROVISIONED, "--log-level", "critical")  # where shards are killed on purpose
 CPU_PARTITIONS = 8
 ONE_RECORD = {"batch.num.messages": "1", "linger.ms": "0", "max.in.flight": "1000"}
-TOPICS = 25  # created of each size, a round
+TOPICS = 40  # created of each size, a round
 KILLS = 20
 KILL_PAUSE_S = 1.5  # so that a shard has lived for 5 s when its turn comes, which ends its back-off
 PARTITIONS = 2_000
@@ -58,31 +58,38 @@ CONNECTIONS = 2_000
 
 
 class Table:
-    """Measured values by row and number of shards; prints their medians."""
+    """Measured values by row and number of shards."""
 
     def __init__(self) -> None:
         self._rows: dict[str, dict[int, list[float]]] = {}
+        self._spreads: set[str] = set()
 
-    def add(self, row: str, shards: int, *values: float) -> None:
-        """Add measurements of one cell."""
+    def add(self, row: str, shards: int, value: float) -> None:
+        """Add a round's value, of which the median is printed."""
+        self._rows.setdefault(row, {}).setdefault(shards, []).append(value)
+
+    def add_spread(self, row: str, shards: int, values: list[float]) -> None:
+        """Add a series; median, 99th percentile and maximum of all rounds together are printed."""
         self._rows.setdefault(row, {}).setdefault(shards, []).extend(values)
-
-    def spread(self, row: str, shards: int, values: list[float]) -> None:
-        """Add the median, 99th percentile and maximum of one series as three rows."""
-        ordered = sorted(values)
-        self.add(f"{row}, median", shards, statistics.median(ordered))
-        self.add(f"{row}, p99", shards, ordered[min(len(ordered) * 99 // 100, len(ordered) - 1)])
-        self.add(f"{row}, max", shards, ordered[-1])
+        self._spreads.add(row)
 
     def print(self) -> None:
-        """One line a row."""
-        print(f"{'medians of the rounds':58}" + "".join(f"{n:>4} shards" for n in SHARDS))
+        """One line a row, three for a spread."""
+        print(f"{'':58}" + "".join(f"{n:>4} shard{'s' if n > 1 else ' '}" for n in SHARDS))
         for row, cells in self._rows.items():
-            texts = [
-                f"{statistics.median(cells[n]):11,.4g}" if n in cells else f"{'':11}"
-                for n in SHARDS
-            ]
-            print(f"{row:58}" + "".join(texts))
+            if row in self._spreads:
+                for name, index in (("median", 50), ("p99", 99), ("max", 100)):
+                    self._print(f"{row}, {name}", {n: _at(v, index) for n, v in cells.items()})
+            else:
+                self._print(row, {n: statistics.median(v) for n, v in cells.items()})
+
+    def _print(self, row: str, cells: dict[int, float]) -> None:
+        texts = [f"{cells[n]:11,.4g}" if n in cells else f"{'':11}" for n in SHARDS]
+        print(f"{row:58}" + "".join(texts))
+
+
+def _at(values: list[float], percent: int) -> float:
+    return sorted(values)[min(len(values) * percent // 100, len(values) - 1)]
 
 
 def measure_cpu(table: Table, parent: Path | None) -> None:
@@ -96,17 +103,19 @@ def measure_cpu(table: Table, parent: Path | None) -> None:
                 ("1 record a request", 100_000, ONE_RECORD, "CPU us a request"),
                 ("bulk 100 B", 1_000_000, {}, "CPU s a million records"),
             ):
-                batches, writes = _commits(broker)
+                before = _work_done(broker)
                 row = produce(broker, "cpu", count, settings, CPU_PARTITIONS)
-                batches_then, writes_then = _commits(broker)
+                batches, writes = (
+                    now - then for now, then in zip(_work_done(broker), before, strict=True)
+                )
                 table.add(f"{name}: {cpu}", shards, row["cpu_us"])  # us each = s a million
-                each = (batches_then - batches) / (writes_then - writes)
-                table.add(f"{name}: requests a write", shards, each)
+                table.add(f"{name}: records a batch", shards, count / batches)
+                table.add(f"{name}: batches a write", shards, batches / writes)
                 table.add(f"{name}: records/s", shards, row["per_s"])
 
 
-def _commits(broker: Broker) -> tuple[float, float]:
-    """(record batches, disk writes) of all shards so far."""
+def _work_done(broker: Broker) -> tuple[float, float]:
+    """(record batches written, disk writes) of all shards so far."""
     return (
         broker.metric("rpk_group_commit_batches_total"),
         broker.metric("rpk_group_commits_total"),
@@ -126,7 +135,9 @@ def measure_topics(table: Table, parent: Path | None) -> None:
                     create_topic(connection, name, partitions)
                     times_ms.append((time.perf_counter() - start_s) * 1e3)
                     delete_topic(connection, name)
-                table.spread(f"create a topic with {partitions} partitions: ms", shards, times_ms)
+                table.add_spread(
+                    f"create a topic with {partitions} partitions: ms", shards, times_ms
+                )
             connection.close()
 
 
@@ -159,7 +170,7 @@ def measure_kills(table: Table, parent: Path | None) -> None:
                 time.sleep(0.01)
         for producer in producers:
             producer.close()
-    table.spread("kill -9 of a shard to its next acknowledgement: ms", shards, times_ms)
+    table.add_spread("kill -9 of a shard to its next acknowledgement: ms", shards, times_ms)
 
 
 def fill(broker: Broker) -> Callable[[], None]:

@@ -291,6 +291,7 @@ def main() -> int:
     parser.add_argument("--rate", type=int, default=400, help="records a second of each client")
     parser.add_argument("--seed", type=int, help="decides what is written and when it crashes")
     parser.add_argument("--directory", type=Path, help="parent of the data; kept after a fault")
+    parser.add_argument("--keep", action="store_true", help="keep the data in any case")
     options = parser.parse_args()
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**32)
     directory = Path(tempfile.mkdtemp(prefix="rpk-soak-", dir=options.directory))
@@ -311,7 +312,8 @@ def main() -> int:
     if not result.kept:
         print(f"NOT KEPT: {command}; all files are in {directory}")
         return 1
-    shutil.rmtree(directory)
+    if not options.keep:
+        shutil.rmtree(directory)
     print("kept: nothing lost, doubled, moved, torn or out of order")
     return 0
 

@@ -11,6 +11,7 @@ lived after a moment: its record was not even sent before.
 from __future__ import annotations
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import random
@@ -124,7 +125,8 @@ class Worker:
 def _run(work: Callable[[Job, Shared], list[str]], job: Job, shared: Shared, errors: Any) -> None:
     threading.Thread(target=_end_with_the_soak, daemon=True).start()
     with job.account.with_name(f"{job.account.name}.log").open("wb") as log:
-        os.dup2(log.fileno(), 2)  # what the client logs
+        os.dup2(log.fileno(), 2)  # what the client says
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     if work is not probe:
         os.nice(NICE)
     try:
