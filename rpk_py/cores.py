@@ -106,10 +106,10 @@ def claim(
             fds.append(fd)
     missing = config.smp - len(cores)
     if missing:
+        claimed = f", {taken} of them claimed by other brokers" if taken else ""
         on_message(
-            f"{missing} of {config.smp} shards run without a core of their own: of"
-            f" {len(candidates)} usable cores other brokers have claimed {taken}"
-            " (--overprovisioned says that this is intended)"
+            f"{missing} of {config.smp} shards run without a core of their own: there are"
+            f" {len(candidates)} usable cores{claimed} (lower --smp, or say --overprovisioned)"
         )
     return cores + [None] * missing, fds
 

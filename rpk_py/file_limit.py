@@ -20,7 +20,8 @@ def raise_file_limit(config: Config, on_message: Callable[[str], None]) -> None:
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    needed = config.connections_max + config.partitions_max + _OWN_FILES
+    partitions = -(-config.partitions_max // config.smp)
+    needed = config.connections_max + partitions + _OWN_FILES
     if hard != resource.RLIM_INFINITY and hard < needed:
         on_message(
             f"a shard may open {hard} files, but connections_max={config.connections_max} and"

@@ -101,7 +101,7 @@ def start(
         # Imported here, once, so that all shards share the memory of it.
         from rpk_py import shard, supervisor
 
-        code = supervisor.run(config, shard.run, lambda info: _print_banner(config, info))
+        code = supervisor.run(config, shard.run, lambda info: print_banner(config, info))
     except (ConfigError, StartupError) as error:
         _give_up(str(error))
     sys.exit(code)
@@ -112,7 +112,8 @@ def _give_up(text: str) -> NoReturn:
     sys.exit(1)
 
 
-def _print_banner(config: Config, info: BrokerInfo) -> None:
+def print_banner(config: Config, info: BrokerInfo) -> None:
+    """Say that the broker is ready, where, and what an acknowledgement is worth."""
     durable = _durability(config)
     if resolve_format(config.log_format, sys.stderr) == "json":
         make_logger(config).info(

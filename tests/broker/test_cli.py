@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from rpk_py import __version__
 from rpk_py.cli import root
+from rpk_py.cli.start import print_banner
 from rpk_py.config import SETTINGS, Config
+from rpk_py.supervisor import BrokerInfo
 
 
 def printed(*arguments: str, **environment: str) -> tuple[dict[str, object], str]:
@@ -114,6 +118,46 @@ def test_what_is_printed_is_a_file_that_means_the_same(tmp_path: Path) -> None:
     assert Config(data_dir=Path("/x y")).flush_ms == second["flush_ms"]
     line = text.splitlines().index(next(s for s in text.splitlines() if s.startswith("smp =")))
     assert f"smp = 2  # {file}:{line + 1} | " in again
+
+
+def broker(directory: Path, **facts: Any) -> BrokerInfo:
+    """What the supervisor of two shards tells the banner."""
+    return BrokerInfo(
+        pid=1,
+        data_dir=directory,
+        kafka=["127.0.0.1:9092", "127.0.0.1:10000"],
+        admin="127.0.0.1:9644",
+        shard_pids=[2, 3],
+        disk="threads, Direct I/O",
+        **facts,
+    )
+
+
+def test_the_banner_names_every_shard_with_its_core(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rpk_py.data_dir.file_system", lambda path: "ext4")
+    config = Config(data_dir=tmp_path, smp=2, log_format="console")
+    print_banner(config, broker(tmp_path, cores=[3, None]))
+    assert capsys.readouterr().err == (
+        f"rpk-py {__version__} is ready\n"
+        "  kafka   127.0.0.1:9092   core 3\n"
+        "          127.0.0.1:10000  not pinned\n"
+        "  admin   http://127.0.0.1:9644/v1/status/ready\n"
+        f"  data    {tmp_path}\n"
+        "  disk    threads, Direct I/O\n"
+        "  acknowledged means durable: on disk before the reply\n"
+    )
+
+
+def test_the_banner_is_json_where_the_log_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Config(data_dir=tmp_path, smp=2, log_format="json", write_caching=True)
+    print_banner(config, broker(tmp_path, cores=[0, 1]))
+    said = json.loads(capsys.readouterr().err)
+    assert said["message"] == "rpk-py is ready"
+    assert (said["kafka"], said["cores"]) == (["127.0.0.1:9092", "127.0.0.1:10000"], [0, 1])
 
 
 def test_help_lists_the_commands_without_loading_them() -> None:
