@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rpk_py.startup_error import StartupError
@@ -18,6 +19,7 @@ from storage.disk import fsync_dir, lock_exclusive
 from storage.errors import LockTimeout
 
 LOCK_NAME = ".lock"
+RECYCLE = "recycle"  # retired segments, a directory a shard
 
 
 def prepare(path: Path) -> list[Path]:
@@ -55,6 +57,17 @@ def file_system(path: Path) -> str:
         if mount.split()[2] == wanted:
             return source.split()[0]
     return ""  # of btrfs, for one, every subvolume has a device number of its own
+
+
+def drop_unused_pools(path: Path, node_ids: Iterable[int]) -> None:
+    """Delete the retired segments of shards that there are no more; nobody else would.
+
+    Raises: OSError  they cannot be deleted
+    """
+    used = {str(node_id) for node_id in node_ids}
+    for directory in (path / RECYCLE).glob("[0-9]*"):
+        if directory.name not in used:
+            shutil.rmtree(directory)
 
 
 def undo(made: list[Path]) -> None:

@@ -78,6 +78,10 @@ def _prepare_locked(config: Config, lock_fd: int, log: Any) -> Prepared:
     except StoreError as error:
         raise StartupError(str(error)) from None
     store.close()
+    try:
+        data_dir.drop_unused_pools(config.data_dir, config.node_ids)
+    except OSError as error:
+        log.warning("retired segments of former shards cannot be deleted", reason=str(error))
     if refusal is not None:
         log.warning("io_uring is not used: disk I/O runs in threads", reason=refusal)
     claimed, core_fds = cores.claim(config, log.warning)

@@ -11,14 +11,16 @@ import json
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from rpk_py import supervisor
 from rpk_py.config import Config, ConfigError
 from rpk_py.log_setup import make_logger
-from rpk_py.metadata.replica import MetadataReplica, open_replica
+from rpk_py.metadata.replica import MetadataReplica, OnDelta, open_replica
 from rpk_py.metadata.requests import TopicSpec
-from rpk_py.metrics import ShardMetrics
+from rpk_py.metadata.state import ClusterState, Delta
+from rpk_py.metrics import ShardMetrics, snapshot_parts
 from rpk_py.settings_sources import load
 from rpk_py.shard_process import FATAL_EXIT
 from rpk_py.startup_error import StartupError
@@ -54,9 +56,11 @@ async def serve(
     if not (config.data_dir / "shard-ignores-stop").exists():
         replica.on_stop = stop.set
     metrics = ShardMetrics()
-    metrics.count_request(0)
-    metrics.observe_write(0.003)
-    replica.snapshot_metrics = metrics.snapshot
+    metrics.requests[0] += 1
+    metrics.observe_write(0.003, 1, 4096)
+    replica.snapshot_metrics = lambda: snapshot_parts(metrics, [])
+    if (config.data_dir / "shard-recovers").exists():
+        replica.on_delta.append(recovery(config.data_dir / "shard-recovers"))
     await replica.start()
     opened: set[asyncio.Task[None]] = set()
 
@@ -80,11 +84,22 @@ async def serve(
     return 0
 
 
+def recovery(file: Path) -> OnDelta:
+    """A callback that recovers until somebody removes the file."""
+
+    async def on_delta(delta: Delta | None, state: ClusterState) -> None:
+        while delta is None and file.exists():  # noqa: ASYNC110, ASYNC240
+            await asyncio.sleep(0.005)
+
+    return on_delta
+
+
 async def command(replica: MetadataReplica, name: str, *args: Any) -> Any:
     """What a test asks for."""
     if name == "create":
-        specs = [TopicSpec(topic, count) for topic, count in args]
-        results = await replica.create_topics(specs, 10_000, False)
+        topic, count, *timeout_ms = args
+        specs = [TopicSpec(topic, count)]
+        results = await replica.create_topics(specs, *(timeout_ms or [10_000]), False)
         return [[result.error_code, result.topic_id.hex()] for result in results]
     if name == "topics":
         return {
@@ -92,7 +107,8 @@ async def command(replica: MetadataReplica, name: str, *args: Any) -> Any:
             for topic in replica.state.topics.values()
         }
     if name == "nodes":
-        return [[node.node_id, node.host, node.port] for node in replica.state.nodes.values()]
+        nodes = replica.state.nodes.values()
+        return [[node.node_id, node.host, node.port, node.rack] for node in nodes]
     if name == "process":
         fds = {fd: link(fd) for fd in os.listdir("/proc/self/fd")}
         return {

@@ -10,15 +10,20 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kafka_protocol.errors import ErrorCode
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = Path(__file__).with_name("fake_broker.py")
 DEADLINE_S = 20.0
+REQUEST_TIMED_OUT = int(ErrorCode.REQUEST_TIMED_OUT)
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
@@ -129,12 +134,13 @@ def test_a_ready_broker_names_its_addresses_and_processes(start: Start) -> None:
 def test_metadata_names_the_real_ports_and_no_host_unless_one_is_advertised(start: Start) -> None:
     broker = start(smp="2")
     ports = [int(addr.rpartition(":")[2]) for addr in broker.ready()["kafka_addrs"]]
-    assert broker.ask("nodes") == [[0, None, ports[0]], [1, None, ports[1]]]
+    rack = socket.gethostname()
+    assert broker.ask("nodes") == [[0, None, ports[0], rack], [1, None, ports[1], rack]]
 
 
 def test_an_advertised_address_counts_up_with_the_shards(start: Start) -> None:
-    broker = start(smp="2", advertise_kafka_addr="broker.example:7000")
-    expected = [[0, "broker.example", 7000], [1, "broker.example", 7001]]
+    broker = start(smp="2", advertise_kafka_addr="broker.example:7000", settings=["rack=r1"])
+    expected = [[0, "broker.example", 7000, "r1"], [1, "broker.example", 7001, "r1"]]
     assert broker.ask("nodes", shard=1) == expected
 
 
@@ -162,7 +168,7 @@ def test_a_pinned_shard_runs_on_one_core(start: Start) -> None:
 
 def test_a_dead_shard_is_started_again_with_the_next_leader_epoch(start: Start) -> None:
     broker = start(smp="2")
-    assert broker.ask("create", ["t", 2])[0][0] == 0
+    assert broker.ask("create", "t", 2)[0][0] == 0
     before = broker.ready()["shards"]
     os.kill(before[1], signal.SIGKILL)
     until(lambda: broker.ready()["shards"][-1] != before[1], "a new shard")
@@ -170,7 +176,7 @@ def test_a_dead_shard_is_started_again_with_the_next_leader_epoch(start: Start) 
     expected = {"t": [[0, 0], [1, 1]]}
     assert broker.ask("topics", shard=1) == expected
     until(lambda: broker.ask("topics", shard=0) == expected, "the delta")
-    assert broker.ask("create", ["after", 1], shard=1)[0][0] == 0
+    assert broker.ask("create", "after", 1, shard=1)[0][0] == 0
     assert "signal 9" in broker.log
 
 
@@ -190,6 +196,101 @@ def test_a_shard_that_keeps_dying_is_started_with_growing_delays(start: Start) -
     (broker.data_dir / "shard-crashes").unlink()
     until(lambda: broker.log.count("a shard is ready") == 2, "the shard being ready again")
     assert broker.ask("topics") == {}
+
+
+def status(broker: Broker, shard: int) -> dict[str, Any]:
+    """What GET /v1/status/ready says of one shard."""
+    url = f"http://{broker.ready()['admin_addr']}/v1/status/ready"
+    try:
+        with urllib.request.urlopen(url, timeout=DEADLINE_S) as answer:
+            body = json.load(answer)
+    except urllib.error.HTTPError as answer:  # 503: not ready
+        body = json.load(answer)
+    found: dict[str, Any] = body["shards"][shard]
+    return found
+
+
+def node_ids(broker: Broker, shard: int = 0) -> list[int]:
+    return [node[0] for node in broker.ask("nodes", shard=shard)]
+
+
+def test_a_shard_that_cannot_start_is_left_out_of_the_metadata_until_it_does(start: Start) -> None:
+    broker = start(smp="2", settings=["restart_backoff_s_max=0.2"])
+    broker.ask("create", "t", 2)
+    (broker.data_dir / "shard-crashes").touch()
+    os.kill(broker.ready()["shards"][1], signal.SIGKILL)
+    until(lambda: node_ids(broker) == [0], "the shard being left out")
+    assert broker.ask("topics")["t"][1][0] == 1  # it keeps its partitions
+    assert broker.ask("create", "u", 3)[0][0] == 0
+    assert [leader for leader, _ in broker.ask("topics")["u"]] == [0, 0, 0]
+    seen = status(broker, 1)
+    assert seen["in_metadata"] is False
+    assert seen["ended_by"] in ("signal 9", "exit code 70")
+    assert status(broker, 0)["status"] == "ready"
+    assert "a shard does not serve" in broker.log
+    (broker.data_dir / "shard-crashes").unlink()
+    until(lambda: node_ids(broker) == [0, 1], "the shard being back")
+    assert broker.ask("topics", shard=1) == broker.ask("topics")
+    assert broker.ask("topics")["t"][0] == [0, 0]
+    assert broker.ask("topics")["t"][1][0] == 1
+    assert status(broker, 1)["in_metadata"] is True
+
+
+def test_a_shard_that_keeps_dying_does_not_spin(start: Start) -> None:
+    broker = start(settings=["restart_backoff_s=0.05", "restart_backoff_s_max=0.2"])
+    broker.ready()
+    (broker.data_dir / "shard-crashes").touch()
+    begun_s = time.monotonic()
+    broker.ask("exit", 3)
+    until(lambda: broker.log.count("a shard died") >= 6, "six deaths")
+    # after the first two at once and 0.05 s: 0.1, 0.2, 0.2
+    assert time.monotonic() - begun_s > 0.5
+
+
+def test_a_shard_that_recovers_holds_up_no_creation_and_knows_it_when_it_serves(
+    start: Start,
+) -> None:
+    broker = start(smp="2")
+    before = broker.ready()["shards"][1]
+    (broker.data_dir / "shard-recovers").touch()
+    os.kill(before, signal.SIGKILL)
+    until(lambda: status(broker, 1)["status"] == "recovering", "the recovery")
+    for name in ("a", "b"):
+        assert broker.ask("create", name, 2)[0][0] == 0
+    assert status(broker, 1)["status"] == "recovering"
+    (broker.data_dir / "shard-recovers").unlink()
+    until(lambda: broker.ready()["shards"][-1] != before, "a new shard")
+    assert broker.ask("topics", shard=1) == {"a": [[0, 0], [1, 0]], "b": [[0, 0], [1, 0]]}
+
+
+def test_while_the_supervisor_is_stopped_shards_serve_and_its_answers_time_out(
+    start: Start,
+) -> None:
+    broker = start(smp="2")
+    broker.ask("create", "t", 2)
+    broker.ready()
+    broker.process.send_signal(signal.SIGSTOP)
+    try:
+        for shard in (0, 1):
+            assert list(broker.ask("topics", shard=shard)) == ["t"]
+            assert broker.ask("create", "later", 1, 50, shard=shard)[0][0] == REQUEST_TIMED_OUT
+    finally:
+        broker.process.send_signal(signal.SIGCONT)
+    assert broker.ask("create", "now", 1)[0][0] == 0
+    for shard in (0, 1):
+        assert list(broker.ask("topics", shard=shard)) == ["t", "later", "now"]
+
+
+def test_retired_segments_of_shards_that_are_no_more_are_deleted(start: Start) -> None:
+    broker = start(smp="2")
+    broker.ready()
+    broker.end()
+    for node_id in (0, 1, 5):
+        (broker.data_dir / "recycle" / str(node_id)).mkdir(parents=True)
+        (broker.data_dir / "recycle" / str(node_id) / "0000000001.retired").touch()
+    start().ready()
+    left = [path.relative_to(broker.data_dir) for path in broker.data_dir.glob("recycle/*/*")]
+    assert left == [Path("recycle/0/0000000001.retired")]
 
 
 def test_clients_wait_in_the_backlog_while_their_shard_is_away(start: Start) -> None:
@@ -257,25 +358,25 @@ def test_a_second_signal_stops_at_once(start: Start, tmp_path: Path) -> None:
 
 def test_topics_survive_a_restart_with_their_ids_and_the_next_leader_epoch(start: Start) -> None:
     broker = start()
-    ((code, topic_id),) = broker.ask("create", ["t", 2])
+    ((code, topic_id),) = broker.ask("create", "t", 2)
     assert code == 0
     assert topic_id != "0" * 32
     assert broker.end() == 0
     again = start()
     assert again.ask("topics") == {"t": [[0, 1], [0, 1]]}
-    assert again.ask("create", ["t", 1])[0][0] == 36
+    assert again.ask("create", "t", 1)[0][0] == 36
 
 
 def test_topics_survive_a_killed_supervisor_and_an_immediate_restart(start: Start) -> None:
     broker = start(smp="2")
-    broker.ask("create", ["t", 2])
+    broker.ask("create", "t", 2)
     broker.end(signal.SIGKILL)
     assert start(smp="2").ask("topics", shard=1) == {"t": [[0, 1], [1, 1]]}
 
 
 def test_partitions_follow_the_number_of_shards(start: Start) -> None:
     broker = start(smp="2")
-    broker.ask("create", ["t", 2])
+    broker.ask("create", "t", 2)
     broker.end()
     fewer = start()
     assert fewer.ask("topics") == {"t": [[0, 1], [0, 1]]}
@@ -287,7 +388,7 @@ def test_partitions_without_their_metadata_are_not_started_over(
     start: Start, tmp_path: Path
 ) -> None:
     broker = start()
-    broker.ask("create", ["kept", 1])
+    broker.ask("create", "kept", 1)
     assert broker.end() == 0
     metadata = (broker.data_dir / "metadata.db").read_bytes()
     (broker.data_dir / "metadata.db").unlink()
