@@ -17,7 +17,7 @@ import uvloop
 
 from rpk_py.config import Config
 from rpk_py.context import Broker
-from rpk_py.data_dir import LOCK_NAME
+from rpk_py.data_dir import LOCK_NAME, RECYCLE
 from rpk_py.log_setup import make_logger
 from rpk_py.metadata.replica import open_replica
 from rpk_py.metrics import ShardMetrics
@@ -31,7 +31,6 @@ from storage.log import LogContext
 from storage.record_buffer import RecordCache
 from storage.recycle import SegmentPool
 
-RECYCLE = "recycle"
 EXPIRE_INTERVAL_S = 60.0
 # A collection every 700 objects was 3% of the shard's CPU; one every 50,000 paused it for 8 ms.
 GC_THRESHOLDS = (10_000, 10, 50)
