@@ -26,5 +26,5 @@ def raise_file_limit(config: Config, on_message: Callable[[str], None]) -> None:
         on_message(
             f"a shard may open {hard} files, but connections_max={config.connections_max} and"
             f" partitions_max={config.partitions_max} may need {needed}: beyond it connections are"
-            " not accepted and partitions go offline (raise ulimit -n, or LimitNOFILE of systemd)"
+            " closed and partitions go offline (raise ulimit -n, or LimitNOFILE of systemd)"
         )
