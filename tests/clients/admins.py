@@ -105,7 +105,14 @@ class Admin(ABC):
 
     @abstractmethod
     def set_configs(self, kind: str, name: str, configs: Mapping[str, str]) -> None:
-        """Let a topic or broker have these dynamic configs and no others. Raises Refused."""
+        """Let a topic or broker have these dynamic configs, by AlterConfigs. Raises Refused.
+
+        Others are gone then, but kafka-python asks first, and sends those that are set along.
+        """
+
+    def reset_configs(self, kind: str, name: str) -> None:
+        """Let a topic or broker have no dynamic configs, by AlterConfigs. Raises Refused."""
+        self.set_configs(kind, name, {})
 
     @abstractmethod
     def delete_records(self, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
@@ -249,6 +256,10 @@ class KafkaPythonAdmin(Admin):
     def set_configs(self, kind: str, name: str, configs: Mapping[str, str]) -> None:
         self._alter(kind, name, configs, incremental=False)
 
+    def reset_configs(self, kind: str, name: str) -> None:
+        resource = KpConfigResource(KpConfigResourceType[kind.upper()], name)
+        self._check(kind, name, self.client.reset_configs([resource], incremental=False))
+
     def change_configs(
         self, kind: str, name: str, changes: Mapping[str, tuple[str, str | None]]
     ) -> None:
@@ -260,6 +271,9 @@ class KafkaPythonAdmin(Admin):
         answer = self.client.alter_configs(
             [resource], raise_on_unknown=False, incremental=incremental
         )
+        self._check(kind, name, answer)
+
+    def _check(self, kind: str, name: str, answer: Any) -> None:
         if (said := answer[kind][name]) != "OK":
             _refuse(int(said.removeprefix("[Error ").partition("]")[0]))
 

@@ -317,14 +317,23 @@ READERS: dict[str, type[Client]] = {
 
 
 def read_numbers(
-    broker: RunningBroker, topic: str, partitions: int
+    broker: RunningBroker,
+    topic: str,
+    partitions: int,
+    starts: Mapping[int, int] | None = None,
 ) -> dict[int, list[tuple[int, int]]]:
-    """All that is stored: (offset, number) of each partition, in its order."""
+    """All that is stored: (offset, number) of each partition, in its order.
+
+    starts  where partitions begin that do not begin at 0
+    """
+    starts = starts or {}
     consumer = via_confluent.make_consumer(broker)
     stored: dict[int, list[tuple[int, int]]] = {p: [] for p in range(partitions)}
     ended: set[int] = set()
     try:
-        consumer.assign([confluent_kafka.TopicPartition(topic, p, 0) for p in range(partitions)])
+        consumer.assign(
+            [confluent_kafka.TopicPartition(topic, p, starts.get(p, 0)) for p in range(partitions)]
+        )
 
         def at_the_ends() -> bool:
             for message in consumer.consume(5_000, timeout=0.02):

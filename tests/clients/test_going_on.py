@@ -20,8 +20,8 @@ from tests.clients.topics import create_topic
 
 SHARDS = 4
 PARTITIONS = 8
-STOPPED_S = 2.0
-GAP_S_MAX = 1.0  # of a busy machine; a client that waited for the supervisor shows STOPPED_S
+STOPPED_S = 3.0
+GAP_S_MAX = 2.0  # a busy machine has some; whoever waited for the supervisor shows STOPPED_S
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,17 @@ def kill_the_supervisor(broker: RunningBroker, go_on: Callable[[], None]) -> Non
     go_on()
 
 
-@pytest.mark.parametrize("disturb", [restart_twice, kill_each_shard, kill_the_supervisor])
+def change_smp(broker: RunningBroker, go_on: Callable[[], None]) -> None:
+    for shards in (2, 3, SHARDS):
+        broker.stop()
+        broker.shards = shards
+        broker.start()
+        go_on()
+
+
+@pytest.mark.parametrize(
+    "disturb", [restart_twice, kill_each_shard, kill_the_supervisor, change_smp]
+)
 def test_clients_go_on_by_themselves(
     broker: RunningBroker, disturb: Callable[[RunningBroker, Callable[[], None]], None]
 ) -> None:
