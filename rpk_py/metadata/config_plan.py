@@ -190,11 +190,17 @@ def _node_key(state: ClusterState, name: str) -> str:
     if not _NODE_ID.fullmatch(name):
         text = f"Node id must be an integer, but it is: {name}"
         raise _Refused(ErrorCode.INVALID_REQUEST, text)
-    if int(name) not in state.nodes:
-        nodes = ", ".join(map(str, sorted(state.nodes)))
-        text = f"Unexpected broker id, expected one of {nodes}, but received {name}"
+    known = _nodes(state, state.broker_configs)
+    if int(name) not in known:
+        expected = ", ".join(map(str, sorted(known)))
+        text = f"Unexpected broker id, expected one of {expected}, but received {name}"
         raise _Refused(ErrorCode.INVALID_REQUEST, text)
     return str(int(name))
+
+
+def _nodes(state: ClusterState, dynamic: Mapping[str, Mapping[str, str]]) -> set[int]:
+    """The nodes that there are, and those that are away but have configs of their own."""
+    return {*state.nodes, *(int(node) for node in dynamic if node != ALL_NODES)}
 
 
 def _check_may_change(node: str, resource: ConfigResource) -> None:
@@ -220,7 +226,7 @@ def _check_every_node(
     state: ClusterState, config: Config, planned: Mapping[str, Mapping[str, str]]
 ) -> None:
     """Refuse what no node, or not every node, could run with."""
-    for node_id in (None, *state.nodes):
+    for node_id in (None, *sorted(_nodes(state, planned))):
         try:
             broker_configs.combine(config, planned, node_id)
         except ConfigError as error:

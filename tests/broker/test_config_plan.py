@@ -346,6 +346,16 @@ def test_resources_of_one_request_must_agree_with_each_other() -> None:
     assert codes(results) == [0, BAD_REQUEST, 0]
 
 
+def test_a_node_that_is_away_keeps_its_configs_and_can_lose_them() -> None:
+    state = make_state(dynamic={"7": {"socket.request.max.bytes": "2000000"}})
+    largest = ConfigResource(BROKER, "", [("message.max.bytes", SET, "3000000")])
+    assert codes(change(state, largest)) == [BAD_REQUEST]
+    gone = ConfigResource(BROKER, "7", [("socket.request.max.bytes", DELETE, None)])
+    assert codes(change(state, gone, largest)) == [0, 0]
+    assert state.broker_configs == {"": {"message.max.bytes": "3000000"}}
+    assert codes(change(state, ConfigResource(BROKER, "7"))) == [BAD_REQUEST]
+
+
 def test_two_configs_that_agree_only_together_are_set_together() -> None:
     state = make_state()
     both: list[tuple[str, int, str | None]] = [
