@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterable, Mapping
 from concurrent.futures import Future
@@ -183,7 +184,9 @@ class ConfluentAdmin(Admin):
 
     def set_configs(self, kind: str, name: str, configs: Mapping[str, str]) -> None:
         resource = ConfigResource(kind, name, set_config=dict(configs))
-        [future] = self.client.alter_configs([resource]).values()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # it prefers the incremental one
+            [future] = self.client.alter_configs([resource]).values()
         self._result(future)
 
     def change_configs(
