@@ -28,16 +28,17 @@ from kafka_protocol.messages.incremental_alter_configs import (
     IncrementalAlterConfigsRequest,
 )
 from kafka_protocol.messages.metadata import MetadataRequest, MetadataRequestTopic
-from kafka_protocol.messages.produce import (
-    PartitionProduceData,
-    ProduceRequest,
-    TopicProduceData,
-)
-from kafka_protocol.record_batch import Record, build_batch
+from kafka_protocol.record_batch import Record, build_batch, iter_batches
 from tests.clients.admins import ADMINS, BROKER, TOPIC, Admin, ConfluentAdmin, Refused
 from tests.clients.broker import RunningBroker, wait_until
 from tests.clients.topics import create_topic, new_topic_name
-from tests.clients.wire_client import ConnectionClosed, WireClient
+from tests.clients.wire_client import (
+    ConnectionClosed,
+    WireClient,
+    fetch_request,
+    produce_request,
+    stored_batches,
+)
 
 SET, DELETE = 0, 1
 TOO_LARGE = ErrorCode.MESSAGE_TOO_LARGE
@@ -72,17 +73,34 @@ def confluent(broker: RunningBroker) -> Iterator[ConfluentAdmin]:
         yield client
 
 
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[RunningBroker]:
+    """Two shards that run and that a test may kill."""
+    running = RunningBroker(tmp_path / "data", tmp_path / "broker.log", shards=2)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.close()
+
+
+def leader_of(broker: RunningBroker, topic: str, index: int = 0) -> int:
+    """The shard that leads a partition."""
+    with WireClient(broker) as client:
+        request = MetadataRequest([MetadataRequestTopic(name=topic)], False)
+        [told] = client.ask(request, 8).topics
+    leaders = {partition.partition_index: partition.leader_id for partition in told.partitions}
+    node: int = leaders[index]
+    return node
+
+
 def produce(broker: RunningBroker, topic: str, size: int, index: int = 0) -> int:
     """Send one record of about `size` bytes to the leader of a partition; the error code."""
-    batch = bytes(build_batch([Record(0, 1_600_000_000_000, None, bytes(size), ())]))
-    data = [TopicProduceData(topic, bytes(16), [PartitionProduceData(index, batch)])]
-    for shard in range(broker.shards):
-        with WireClient(broker, shard) as client:
-            answer = client.ask(ProduceRequest(None, -1, 20_000, data), 9)
-        code: int = answer.responses[0].partition_responses[0].error_code
-        if code != ErrorCode.NOT_LEADER_OR_FOLLOWER:
-            return code
-    raise AssertionError(f"nobody leads {topic}-{index}")
+    batch = build_batch([Record(0, 1_600_000_000_000, None, bytes(size), ())])
+    with WireClient(broker, leader_of(broker, topic, index)) as client:
+        answer = client.ask(produce_request(topic, index, batch, -1), 9)
+    code: int = answer.responses[0].partition_responses[0].error_code
+    return code
 
 
 def change_all_nodes(broker: RunningBroker, configs: Mapping[str, str | None]) -> None:
@@ -222,26 +240,70 @@ def test_a_smaller_segment_is_rolled_without_a_restart(broker: RunningBroker) ->
         change_all_nodes(broker, {"log.segment.bytes": None})
 
 
-def test_changes_outlive_a_restart(tmp_path: Path) -> None:
-    broker = RunningBroker(tmp_path / "data", tmp_path / "broker.log", shards=2)
+def test_the_largest_reply_to_a_fetch_follows(broker: RunningBroker) -> None:
+    topic = create_topic(broker)
+    for _ in range(3):
+        assert produce(broker, topic, 5_000) == 0
+
+    def fetched() -> int:
+        with WireClient(broker, leader_of(broker, topic)) as client:
+            answer = client.ask(fetch_request(topic, 0, 0), 12)
+        records = answer.responses[0].partitions[0].records
+        return len(list(iter_batches(records, 0, len(records))))
+
+    assert fetched() == 3
+    change_all_nodes(broker, {"fetch.max.bytes": "6000"})
     try:
-        broker.start()
-        topic = create_topic(broker)
-        with ConfluentAdmin(broker.address) as admin:
-            admin.change_configs(TOPIC, topic, {"cleanup.policy": ("APPEND", "compact")})
-            change_all_nodes(broker, {"message.max.bytes": "2000"})
-            admin.change_configs(BROKER, "1", {"flush.ms": ("SET", "9")})
-        before = [described(broker, shard, 2, topic) for shard in (0, 1)]
-        nodes = [described(broker, shard, 4, str(shard)) for shard in (0, 1)]
-        broker.kill()
-        broker.start()
-        assert [described(broker, shard, 2, topic) for shard in (0, 1)] == before
-        assert [described(broker, shard, 4, str(shard)) for shard in (0, 1)] == nodes
-        assert before[1]["cleanup.policy"] == ("delete,compact", TOPIC_CONFIG)
-        assert before[1]["max.message.bytes"] == ("2000", ALL_NODES)
-        assert [told["flush.ms"] for told in before] == [("100", DEFAULT), ("9", NODE)]
-        assert produce(broker, topic, 3_000) == TOO_LARGE
-        assert produce(broker, topic, 1_000) == 0
-        broker.stop()
+        assert fetched() == 1
     finally:
-        broker.close()
+        change_all_nodes(broker, {"fetch.max.bytes": None})
+    assert fetched() == 3
+
+
+def test_the_largest_request_follows(broker: RunningBroker) -> None:
+    topic = create_topic(broker, configs={"max.message.bytes": "4000000"})
+    assert produce(broker, topic, 3_000_000) == 0
+    change_all_nodes(broker, {"socket.request.max.bytes": "2000000"})
+    try:
+        with pytest.raises((ConnectionClosed, ConnectionError)):
+            produce(broker, topic, 3_000_000)
+        assert produce(broker, topic, 1_000_000) == 0
+    finally:
+        change_all_nodes(broker, {"socket.request.max.bytes": None})
+    assert produce(broker, topic, 3_000_000) == 0
+
+
+def test_write_caching_is_turned_on_and_off_where_partitions_are_open(own: RunningBroker) -> None:
+    topics = [create_topic(own) for _ in range(3)]
+    cached = {"write.caching": "true", "flush.ms": "600000", "flush.bytes": "1000000"}
+    with ConfluentAdmin(own.address) as admin:
+        for topic in topics[1:]:
+            admin.set_configs(TOPIC, topic, cached)
+        admin.set_configs(TOPIC, topics[2], {"write.caching": "false"})
+    assert [produce(own, topic, 1_000) for topic in topics] == [0, 0, 0]
+    own.kill()
+    own.start()
+    kept = [len(stored_batches(own, topic, 0, leader_of(own, topic))) for topic in topics]
+    assert kept == [1, 0, 1], "what was in memory alone is lost with the process, nothing else"
+
+
+def test_changes_outlive_a_restart(own: RunningBroker) -> None:
+    topic = create_topic(own)
+    with ConfluentAdmin(own.address) as admin:
+        admin.change_configs(TOPIC, topic, {"cleanup.policy": ("APPEND", "compact")})
+        admin.change_configs(BROKER, "1", {"flush.ms": ("SET", "9")})
+    change_all_nodes(own, {"message.max.bytes": "2000"})
+
+    def told() -> list[dict[str, Any]]:
+        of_topic = [described(own, shard, 2, topic) for shard in (0, 1)]
+        return of_topic + [described(own, shard, 4, str(shard)) for shard in (0, 1)]
+
+    before = told()
+    own.kill()
+    own.start()
+    assert told() == before
+    assert before[1]["cleanup.policy"] == ("delete,compact", TOPIC_CONFIG)
+    assert before[1]["max.message.bytes"] == ("2000", ALL_NODES)
+    assert [configs["flush.ms"] for configs in before[:2]] == [("100", DEFAULT), ("9", NODE)]
+    assert produce(own, topic, 3_000) == TOO_LARGE
+    assert produce(own, topic, 1_000) == 0
