@@ -14,9 +14,10 @@ from kafka_protocol.messages.create_topics import (
     CreatableTopicConfig,
     CreateTopicsRequest,
 )
+from rpk_py.config_types import SOURCE_DEFAULT, SOURCE_TOPIC
 from rpk_py.handlers import create_topics
 from rpk_py.metadata.requests import TopicSpec
-from rpk_py.topic_configs import SOURCE_DEFAULT, SOURCE_TOPIC, TOPIC_CONFIGS
+from rpk_py.topic_configs import TOPIC_CONFIGS
 from tests.broker.fakes import NEW_TOPIC_ID, FakeBroker, ask
 
 VERSIONS = range(2, 8)

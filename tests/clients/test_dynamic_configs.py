@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka.admin.config_resource import ConfigResource as AioConfigResource
+from aiokafka.admin.config_resource import ConfigResourceType as AioConfigResourceType
+from confluent_kafka.admin import ConfigResource
+from kafka.admin import ConfigResource as KpConfigResource
+from kafka.admin import ConfigResourceType as KpConfigResourceType
 
 from kafka_protocol.errors import ErrorCode
 from kafka_protocol.messages.create_topics import (
@@ -29,7 +34,16 @@ from kafka_protocol.messages.incremental_alter_configs import (
 )
 from kafka_protocol.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kafka_protocol.record_batch import Record, build_batch, iter_batches
-from tests.clients.admins import ADMINS, BROKER, TOPIC, Admin, ConfluentAdmin, Refused
+from tests.clients.admins import (
+    ADMINS,
+    BROKER,
+    TOPIC,
+    Admin,
+    AiokafkaAdmin,
+    ConfluentAdmin,
+    KafkaPythonAdmin,
+    Refused,
+)
 from tests.clients.broker import RunningBroker, wait_until
 from tests.clients.topics import create_topic, new_topic_name
 from tests.clients.wire_client import (
@@ -135,6 +149,36 @@ def test_a_topics_limit_holds_for_the_next_produce(broker: RunningBroker, admin:
     admin.set_configs(TOPIC, topic, {"max.message.bytes": "50000"})
     assert produce(broker, topic, 2_000) == 0
     assert admin.describe_configs(TOPIC, topic)["max.message.bytes"] == "50000"
+
+
+def test_every_client_tells_where_a_value_comes_from(broker: RunningBroker) -> None:
+    topic = create_topic(broker, configs={"max.message.bytes": "3000000"})
+    change_all_nodes(broker, {"flush.ms": "70"})
+    expected = {
+        "max.message.bytes": ("3000000", TOPIC_CONFIG),
+        "flush.ms": ("70", ALL_NODES),
+        "segment.ms": ("604800000", DEFAULT),
+    }
+    try:
+        with ConfluentAdmin(broker.address) as confluent:
+            [future] = confluent.client.describe_configs([ConfigResource(TOPIC, topic)]).values()
+            found = {e.name: (e.value, e.source) for e in future.result(20).values()}
+        assert expected.items() <= found.items()
+        with KafkaPythonAdmin(broker.address) as kafka_python:
+            wanted = KpConfigResource(KpConfigResourceType.TOPIC, topic)
+            answer = kafka_python.client.describe_configs([wanted], config_filter="all")
+        names = {TOPIC_CONFIG: "DYNAMIC_TOPIC_CONFIG", DEFAULT: "DEFAULT_CONFIG"}
+        names[ALL_NODES] = "DYNAMIC_DEFAULT_BROKER_CONFIG"
+        for name, (value, source) in expected.items():
+            entry = answer[TOPIC][topic][name]
+            assert (entry["value"], entry["config_source"]) == (value, names[source])
+        with AiokafkaAdmin(broker.address) as aio:
+            aio_wanted = AioConfigResource(AioConfigResourceType.TOPIC, topic)
+            [aio_answer] = aio._run(aio.client.describe_configs([aio_wanted]))
+        [(_, _, _, _, entries)] = aio_answer.resources
+        assert expected.items() <= {name: (value, s) for name, value, _, s, *_ in entries}.items()
+    finally:
+        change_all_nodes(broker, {"flush.ms": None})
 
 
 def test_a_refusal_reaches_every_client(broker: RunningBroker, admin: Admin) -> None:
