@@ -2,10 +2,11 @@
 
     python -m tests.crash.soak --seconds 300 --shards 4 --seed 1
 
-Producers and consumers of every client, a process each, share the 64 partitions of one topic while
-each shard is killed with -9 in turn, then the supervisor, then everything, again and again. After
-each kill every client must go on by itself. At the end the log is compared with what the producers
-were told and with what the consumers were given (checker.py); exit code 1 on any fault.
+Producers and consumers of every client, a process each, share the 64 partitions of one topic. Each
+shard is killed with -9 in turn, one is frozen for longer than clients wait, then the supervisor is
+killed, then everything, again and again; every client must go on by itself. At the end the log is
+compared with what the producers were told and with what the consumers were given (checker.py).
+Exit code 1 on any fault.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ from bench.wire import Connection, leaders
 from tests.clients.broker import RunningBroker, wait_until
 from tests.clients.topics import create_topic
 from tests.crash.checker import Verdict, check, check_reader
-from tests.crash.soak_report import Crash, report_times
+from tests.crash.soak_report import (
+    FREEZE_SHARD,
+    KILL_ALL,
+    KILL_SHARD,
+    KILL_SUPERVISOR,
+    Crash,
+    report_times,
+)
 from tests.crash.soak_workers import (
     ACK,
     CONSUMERS,
@@ -42,6 +50,7 @@ TOPIC = "soak"
 PROBE = "probe"
 START_S_MAX = 60.0
 END_S_MAX = 10.0
+FREEZE_S = 3.0
 PAUSE_S = (0.5, 1.5)  # load between that all went on and the next crash, at random
 # What the broker is expected to say of a shard that was killed, and nothing else.
 EXPECTED_EVENTS = {"a shard died and is started again"}
@@ -66,7 +75,8 @@ class Options:
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of crash that take turns."""
-        return self.crashes or (*(f"shard {i}" for i in range(self.shards)), "supervisor", "all")
+        each = (f"{KILL_SHARD} {index}" for index in range(self.shards))
+        return self.crashes or (*each, FREEZE_SHARD, KILL_SUPERVISOR, KILL_ALL)
 
 
 @dataclass
@@ -206,9 +216,9 @@ class Soak:
             words = (
                 f"not yet: {', '.join(late)}" if late else f"all clients go on, last {self._last}"
             )
-            self._progress(f"#{number} {kind} killed; after {all_s:.2f} s {words}")
+            self._progress(f"#{number} {kind}; after {all_s:.2f} s {words}")
             if late:
-                limit = f"within {self._options.go_on_s_max:g} s after #{number}, {kind} killed"
+                limit = f"within {self._options.go_on_s_max:g} s after #{number}, {kind}"
                 self.result.faults.append(f"did not go on {limit}: {late}")
 
     def _pause(self, seconds: float) -> None:
@@ -216,24 +226,39 @@ class Soak:
         wait_until(lambda: self._failed() or time.monotonic() >= until_s, "a pause", seconds + 10)
 
     def _crash(self, kind: str) -> Crash:
-        broker = self._broker
+        if kind.startswith(KILL_SHARD):
+            return self._kill_shard(kind, int(kind.split()[-1]))
+        if kind == FREEZE_SHARD:
+            return self._freeze_shard(kind, self._rng.randrange(self._options.shards))
         every = tuple(range(self._options.shards))
         killed_s = time.monotonic()
-        if kind == "all":
-            broker.kill()
-        elif kind == "supervisor":
-            broker.kill_supervisor()
+        if kind == KILL_ALL:
+            self._broker.kill()
         else:
-            shard = int(kind.split()[1])
-            pid = broker.shard_pids[shard]
-            killed_s = time.monotonic()
-            os.kill(pid, signal.SIGKILL)
-            dead_s = time.monotonic()
-            wait_until(lambda: broker.shard_pids[shard] != pid, f"{kind} is back", START_S_MAX)
-            return Crash(kind, (shard,), killed_s, dead_s, time.monotonic())
+            assert kind == KILL_SUPERVISOR
+            self._broker.kill_supervisor()
         dead_s = time.monotonic()
-        broker.start()
+        self._broker.start()
         return Crash(kind, every, killed_s, dead_s, time.monotonic())
+
+    def _kill_shard(self, kind: str, shard: int) -> Crash:
+        pid = self._broker.shard_pids[shard]
+        killed_s = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        dead_s = time.monotonic()
+        wait_until(lambda: self._broker.shard_pids[shard] != pid, f"{kind}: is back", START_S_MAX)
+        return Crash(kind, (shard,), killed_s, dead_s, time.monotonic())
+
+    def _freeze_shard(self, kind: str, shard: int) -> Crash:
+        """Stop it for longer than clients wait for an answer: they ask again, on another
+        connection, while the first request is still there to be read."""
+        pid = self._broker.shard_pids[shard]
+        killed_s = time.monotonic()
+        os.kill(pid, signal.SIGSTOP)
+        dead_s = time.monotonic()
+        self._pause(FREEZE_S)
+        os.kill(pid, signal.SIGCONT)
+        return Crash(kind, (shard,), killed_s, dead_s, time.monotonic())
 
     # -- the end ---------------------------------------------------------------------------
 

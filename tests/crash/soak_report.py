@@ -8,18 +8,28 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+KILL_SHARD = "kill shard"  # and its index
+FREEZE_SHARD = "freeze shard"
+KILL_SUPERVISOR = "kill supervisor"
+KILL_ALL = "kill all"
+GROUPS = (
+    ("a shard killed", (KILL_SHARD,)),
+    ("a shard frozen", (FREEZE_SHARD,)),
+    ("supervisor or all killed", (KILL_SUPERVISOR, KILL_ALL)),
+)
+
 Ack = tuple[int, int, int, float, float]
 """Partition, identity, offset, sent at s, acknowledged at s."""
 
 
 @dataclass(frozen=True)
 class Crash:
-    """One kill.
+    """One crash.
 
-    Shapes:  kind      "shard 2", "supervisor", "all"
+    Shapes:  kind      one of the names above
              shards    those that it took down
              killed_s  just before the signal; dead_s: the process cannot answer any more
-             back_s    the broker said that all shards are ready
+             back_s    the broker said that all shards are ready, or the shard may run again
     """
 
     kind: str
@@ -35,9 +45,8 @@ def report_times(
     """The lines of the report. Shapes: acks  client -> its acknowledgements; probe  one of them."""
     by_client = {client: _by_shard(rows, shard_of) for client, rows in acks.items()}
     lines = [f"{len(crashes)} crashes; {sum(map(len, acks.values()))} acknowledgements"]
-    groups = (("a shard killed", True), ("supervisor or all killed", False))
-    for words, alone in groups:
-        chosen = [crash for crash in crashes if crash.kind.startswith("shard") == alone]
+    for words, kinds in GROUPS:
+        chosen = [crash for crash in crashes if crash.kind.startswith(kinds)]
         for client, shards in by_client.items():
             times = [
                 first - crash.killed_s

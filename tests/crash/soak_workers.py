@@ -43,7 +43,9 @@ TICK_S = 0.01
 RUNS = (1, 1, 1, 5, 20)  # records in a row for one partition, so that batches differ in size
 FILLER_BYTES_MAX = 200
 UNACKED_MAX = 3000
+PROBE_BEHIND_S_MAX = 1.0
 GIVE_UP_MS = 600_000  # longer than any outage of the soak: nothing may be given up
+REQUEST_MS_MAX = 2000  # until a client gives up an answer and asks again; shorter than a freeze
 BACKOFF_MS_MAX = 500  # between attempts to connect; the clients' own defaults go to 10 and 30 s
 # The consumers in Python ask for more at a time, or they would take most of the machine; librdkafka
 # asks for whatever there is.
@@ -226,6 +228,8 @@ def produce_confluent(job: Job, shared: Shared) -> list[str]:
             "bootstrap.servers": job.servers,
             "enable.idempotence": True,
             "message.timeout.ms": GIVE_UP_MS,
+            "socket.timeout.ms": REQUEST_MS_MAX,
+            "request.timeout.ms": REQUEST_MS_MAX,
             "reconnect.backoff.max.ms": BACKOFF_MS_MAX,
             "error_cb": on_error,
             "log_level": 0,
@@ -263,6 +267,7 @@ def produce_kafka_python(job: Job, shared: Shared) -> list[str]:
         enable_idempotence=True,
         acks="all",
         delivery_timeout_ms=GIVE_UP_MS,
+        request_timeout_ms=REQUEST_MS_MAX,
         reconnect_backoff_max_ms=BACKOFF_MS_MAX,
     )
 
@@ -327,7 +332,9 @@ async def _produce_aiokafka(job: Job, shared: Shared) -> list[str]:
 def probe(job: Job, shared: Shared) -> list[str]:
     """One sequential producer a shard, at a fixed rate: `per_s` each.
 
-    A record counts as sent when it was due, so a stall counts for all records that it held up.
+    A record counts as sent when it was due, so a stall counts for all records that it held up;
+    those of more than PROBE_BEHIND_S_MAX are left out, or a machine that is too slow for the rate
+    would be ever further behind.
     """
     ledger = Ledger(job, shared)
     addresses = job.servers.split(",")
@@ -343,7 +350,7 @@ def probe(job: Job, shared: Shared) -> list[str]:
             offset = producer.produce(value)
             with lock:
                 ledger.acked(partition, number, due_s, offset)
-            due_s += 1 / job.per_s
+            due_s = max(due_s + 1 / job.per_s, time.monotonic() - PROBE_BEHIND_S_MAX)
         producer.close()
 
     def guarded(shard: int, partition: int) -> None:

@@ -17,11 +17,12 @@ def test_clients_go_on_and_nothing_is_lost_whatever_is_killed(
     tmp_path: Path, seed: int, note: Callable[[str], None]
 ) -> None:
     result = run(
-        Options(seconds=20, shards=SHARDS, seed=seed, directory=tmp_path, per_s=200), print
+        Options(seconds=15, shards=SHARDS, seed=seed, directory=tmp_path, per_s=200), print
     )
     note(f"{len(result.crashes)} crashes under real clients: {result.verdict.report()}")
     assert result.kept, result.report()
-    assert {crash.kind for crash in result.crashes} >= {"shard 3", "supervisor", "all"}
+    kinds = {crash.kind for crash in result.crashes}
+    assert kinds >= {"kill shard 3", "freeze shard", "kill supervisor", "kill all"}
     assert result.verdict.acked_count > 1_000
 
 
@@ -38,7 +39,7 @@ def test_a_topic_that_acknowledges_in_memory_does_not_pass(
         go_on_s_max=2,  # idempotent producers rightly stop when the log lost their records
         flush_s_max=2,
         configs=in_memory,
-        crashes=("all",),
+        crashes=("kill all",),
     )
     result = run(options, print)
     note(f"acknowledged in memory: {result.verdict.faults}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.crash.soak_report import Ack, Crash, report_times
 
 SHARD_OF = (0, 1)  # partition -> shard
-CRASH = Crash("shard 0", (0,), killed_s=10.0, dead_s=10.01, back_s=10.2)
+CRASH = Crash("kill shard 0", (0,), killed_s=10.0, dead_s=10.01, back_s=10.2)
 
 
 def ack(partition: int, sent_s: float, acked_s: float) -> Ack:
