@@ -36,6 +36,13 @@ from kafka.admin import ConfigResourceType as KpConfigResourceType
 from kafka.errors import KafkaError as KpKafkaError
 
 from kafka_protocol.errors import ErrorCode
+from kafka_protocol.messages.incremental_alter_configs import (
+    AlterableConfig,
+    AlterConfigsResource,
+    IncrementalAlterConfigsRequest,
+)
+from tests.clients.broker import RunningBroker
+from tests.clients.wire_client import WireClient
 
 TIMEOUT_S = 20.0
 TOPIC = "topic"
@@ -367,3 +374,17 @@ ADMINS: dict[str, type[Admin]] = {
     "kafka-python": KafkaPythonAdmin,
     "aiokafka": AiokafkaAdmin,
 }
+
+
+def change_cluster_default(
+    broker: RunningBroker, name: str, value: str | None, shard: int = 0
+) -> None:
+    """Set or remove a config of all brokers: the resource without a name.
+
+    On the wire, because none of the three clients lets its user leave the name empty.
+    """
+    change = AlterableConfig(name, 0 if value is not None else 1, value)
+    resource = AlterConfigsResource(4, "", [change])
+    with WireClient(broker, shard) as client:
+        [result] = client.ask(IncrementalAlterConfigsRequest([resource], False), 1).responses
+    _refuse(result.error_code)

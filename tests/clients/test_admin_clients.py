@@ -8,11 +8,6 @@ from typing import Any
 import pytest
 
 from kafka_protocol.errors import ErrorCode
-from kafka_protocol.messages.incremental_alter_configs import (
-    AlterableConfig,
-    AlterConfigsResource,
-    IncrementalAlterConfigsRequest,
-)
 from tests.clients import via_confluent
 from tests.clients.admins import (
     ADMINS,
@@ -23,12 +18,12 @@ from tests.clients.admins import (
     KafkaPythonAdmin,
     Node,
     Refused,
+    change_cluster_default,
 )
 from tests.clients.broker import RunningBroker
 from tests.clients.records import MIB, Rec, numbered, plain
 from tests.clients.steady import read_numbers
 from tests.clients.topics import create_topic, new_topic_name
-from tests.clients.wire_client import WireClient
 
 SHARDS = 4
 NO_SUCH_TOPIC = "no-such-topic"
@@ -198,24 +193,15 @@ def test_a_default_of_all_brokers_is_what_topics_inherit(broker: RunningBroker, 
     topic = create_topic(broker)
     name = "message.max.bytes"
     before = configs_everywhere(broker, topic)
-    change_default(broker, shard, AlterableConfig(name, 0, "5000"))
+    change_cluster_default(broker, name, "5000", shard)
     try:
         assert configs_everywhere(broker, topic) == {"5000"}
         with pytest.raises(AssertionError, match="MSG_SIZE_TOO_LARGE"):
             via_confluent.produce(broker, topic, [Rec(None, bytes(6_000))])
     finally:
-        change_default(broker, shard, AlterableConfig(name, 1, None))
+        change_cluster_default(broker, name, None, shard)
     assert configs_everywhere(broker, topic) == before
     via_confluent.produce(broker, topic, [Rec(None, bytes(6_000))])
-
-
-def change_default(broker: RunningBroker, shard: int, config: AlterableConfig) -> None:
-    """Change a config of all brokers: the resource without a name, which none of the three
-    clients sends."""
-    resource = AlterConfigsResource(4, "", [config])
-    with WireClient(broker, shard) as client:
-        [result] = client.ask(IncrementalAlterConfigsRequest([resource], False), 1).responses
-    assert result.error_code == 0, result.error_message
 
 
 def configs_everywhere(broker: RunningBroker, topic: str) -> set[str | None]:

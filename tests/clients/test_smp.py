@@ -18,7 +18,7 @@ from kafka_protocol.messages.current_leader import LeaderIdAndEpoch
 from kafka_protocol.messages.init_producer_id import InitProducerIdRequest
 from kafka_protocol.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kafka_protocol.record_batch import build_batch
-from tests.clients.admins import BROKER, TOPIC, ConfluentAdmin
+from tests.clients.admins import BROKER, TOPIC, ConfluentAdmin, change_cluster_default
 from tests.clients.broker import RunningBroker
 from tests.clients.steady import read_numbers
 from tests.clients.topics import create_topic
@@ -107,7 +107,7 @@ def test_data_topics_configs_and_producers_stay(broker: RunningBroker) -> None:
         producer.write_next([0] * PARTITIONS)
     with ConfluentAdmin(broker.address) as admin:
         assert admin.delete_records(topic, {0: DELETED}) == {0: DELETED}
-        admin.set_configs(BROKER, "", {"message.max.bytes": "2000000"})
+        change_cluster_default(broker, "message.max.bytes", "2000000")
         configs = admin.describe_configs(TOPIC, topic)
     assert CONFIGS.items() <= configs.items()
     before = described(broker, topic)
