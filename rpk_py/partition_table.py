@@ -27,9 +27,9 @@ from rpk_py.metadata.state import (
     TopicState,
 )
 from rpk_py.partition import Partition
-from rpk_py.topic_configs import log_settings
+from rpk_py.topic_configs import LogSettings, log_settings
 from storage.errors import StorageError
-from storage.log import LogConfig, LogContext
+from storage.log_context import LogConfig, LogContext
 from storage.open_log import open_log
 from storage.recycle import directory_belongs_to, discard_directory, empty_directory
 
@@ -100,6 +100,15 @@ class PartitionTable:
                 elif isinstance(change, PartitionsChanged | TopicConfigsChanged):
                     await self._update(state.topics_by_id.get(change.topic_id), state)
 
+    async def configure(self, config: Config, state: ClusterState) -> None:
+        """Go on with changed broker settings, which open partitions follow, too."""
+        async with self._changing:
+            if self._closed:
+                return
+            self._config = config
+            for topic in list(state.topics.values()):
+                await self._adjust(topic)
+
     async def _reconcile(self, state: ClusterState) -> None:
         for topic_id in {key[0] for key in self._by_id} - state.topics_by_id.keys():
             await self._delete_topic(topic_id)
@@ -157,19 +166,11 @@ class PartitionTable:
             settings.max_message_bytes,
             settings.log_append_time,
         )
-        config = LogConfig(
-            segment_bytes=settings.segment_bytes,
-            checkpoint_bytes=self._config.checkpoint_bytes,
-            write_caching=settings.write_caching,
-            flush_ms=settings.flush_ms,
-            flush_bytes=settings.flush_bytes,
-            lock_wait_s=self._config.lock_wait_s,
-        )
         directory = self._config.data_dir / f"{topic.name}-{led.index}"
         try:
             log = await open_log(
                 self._context,
-                config,
+                self._log_config(settings),
                 directory,
                 topic.topic_id,
                 led.index,
@@ -187,6 +188,16 @@ class PartitionTable:
             partition.open(log)
         self._by_name[topic.name, led.index] = partition
         self._by_id[topic.topic_id, led.index] = partition
+
+    def _log_config(self, settings: LogSettings) -> LogConfig:
+        return LogConfig(
+            segment_bytes=settings.segment_bytes,
+            checkpoint_bytes=self._config.checkpoint_bytes,
+            write_caching=settings.write_caching,
+            flush_ms=settings.flush_ms,
+            flush_bytes=settings.flush_bytes,
+            lock_wait_s=self._config.lock_wait_s,
+        )
 
     async def _update(self, topic: TopicState | None, state: ClusterState) -> None:
         """Leadership or configs of a topic may have changed, or it is new."""
@@ -208,6 +219,8 @@ class PartitionTable:
                 partition.lead(now.leader_epoch)
             partition.max_message_bytes = settings.max_message_bytes
             partition.log_append_time = settings.log_append_time
+            if partition.log is not None:
+                partition.log.configure(self._log_config(settings))
 
     def _forget(self, partition: Partition, error: ErrorCode) -> None:
         del self._by_name[partition.topic, partition.index]

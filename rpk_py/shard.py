@@ -27,7 +27,7 @@ from rpk_py.server import Server
 from storage.backend import open_disk
 from storage.committer import Committer
 from storage.disk import Disk, alignment, open_segment
-from storage.log import LogContext
+from storage.log_context import LogContext
 from storage.record_buffer import RecordCache
 from storage.recycle import SegmentPool
 

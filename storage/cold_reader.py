@@ -42,6 +42,25 @@ class ColdReader:
         if pos is None:
             raise CorruptRecord(f"{self._directory}: no segment holds offset {offset}")
         segment = segments[i]
+        segment.pin()
+        try:
+            records, chunk, pos = await self._read(segment, pos, offset)
+        finally:
+            segment.unpin()
+        self._last_read = (segment, pos)
+        fresh = [record for record in records if self._spans.add(record)]
+        if 2 * sum(record.size for record in fresh) < len(chunk):
+            for record in fresh:  # a few slices must not keep the whole chunk in memory
+                record.body = memoryview(bytes(record.body))
+        for record in fresh:
+            self._cache.admit(record, self._spans)
+        return records
+
+    async def _read(
+        self, segment: Segment, pos: int, offset: int
+    ) -> tuple[list[RecordBuffer], memoryview, int]:
+        """Records from the one that holds `offset`, the memory they lie in, and the position
+        behind them."""
         last_segment, last_end_pos = self._last_read or (None, 0)
         if last_segment is segment and pos <= last_end_pos <= pos + self._read_ahead_bytes:
             self._read_ahead_bytes = min(2 * self._read_ahead_bytes, READ_BYTES_MAX)
@@ -63,14 +82,7 @@ class ColdReader:
                 )
             pos, needed = _parse_chunk(segment, chunk, pos, offset, records)
             size = max(size, needed)
-        self._last_read = (segment, pos)
-        fresh = [record for record in records if self._spans.add(record)]
-        if 2 * sum(record.size for record in fresh) < len(chunk):
-            for record in fresh:  # a few slices must not keep the whole chunk in memory
-                record.body = memoryview(bytes(record.body))
-        for record in fresh:
-            self._cache.admit(record, self._spans)
-        return records
+        return records, chunk, pos
 
 
 def _parse_chunk(

@@ -13,25 +13,26 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import random
 from bisect import bisect_right
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from kafka_protocol.record_batch import BatchHeader
 from storage.appender import SegmentAppender
 from storage.checkpoint import Checkpoint
 from storage.cold_reader import ColdReader
-from storage.committer import Committer
-from storage.disk import Disk, write_file_atomic
+from storage.disk import write_file_atomic
 from storage.errors import CorruptRecord, DiskFailed, DiskFull, StorageError
-from storage.record_buffer import RecordBuffer, RecordCache, Spans
-from storage.recycle import SegmentPool, discard_directory
+from storage.log_context import LogConfig, LogContext, LogOwner, ProducerState
+from storage.log_start import give_up, move_start, trim_epochs
+from storage.record_buffer import RecordBuffer, Spans
+from storage.recycle import discard_directory
 from storage.segment import (
     CHECKPOINT_SUFFIX,
     INDEX_SUFFIX,
+    SEGMENT_SUFFIX,
     Segment,
     create_segment,
     cut,
@@ -41,55 +42,6 @@ from storage.timestamps import first_at_or_after, largest
 from storage.wal_format import SegmentHeader, record_bytes
 
 CHECKPOINTS_KEPT = 2
-
-
-class ProducerState(Protocol):
-    """The partition's producer state, which a log replays at recovery and keeps in checkpoints."""
-
-    def load(self, snapshot: bytes) -> None:
-        """Start from a snapshot. Raises ValueError if it is nonsense."""
-
-    def snapshot(self) -> bytes:
-        """The state as of the last append."""
-
-    def replay(self, batch: BatchHeader) -> None:
-        """Note a batch of the log during recovery; never raises."""
-
-
-class LogOwner(Protocol):
-    """Who is told of a log's progress: its partition."""
-
-    def on_durable(self, durable_offset: int) -> None:
-        """Everything before `durable_offset` is on stable storage."""
-
-    def on_log_failed(self, error: StorageError) -> None:
-        """The log takes no more appends and serves no more reads until restart."""
-
-
-@dataclass(frozen=True, slots=True)
-class LogConfig:
-    """A log's settings; Kafka's and Redpanda's topic configs of the same names."""
-
-    segment_bytes: int = 1 << 30
-    checkpoint_bytes: int = 64 << 20
-    write_caching: bool = False
-    flush_ms: int = 100
-    flush_bytes: int = 256 << 10
-    lock_wait_s: float = 30.0
-
-
-@dataclass(slots=True)
-class LogContext:
-    """What all logs of one shard share."""
-
-    disk: Disk
-    committer: Committer
-    cache: RecordCache
-    pool: SegmentPool
-    block_bytes: int
-    now_ms: Callable[[], int]
-    rng: random.Random
-    report: Callable[[str], None]
 
 
 class Log:
@@ -127,17 +79,35 @@ class Log:
             active.next_offset if active else log_start_offset,
             context.block_bytes,
         )
-        self._appender.segment_bytes = config.segment_bytes
         self._appender.checkpoint_bytes = config.checkpoint_bytes
-        self._appender.flush_ms = config.flush_ms
-        self._appender.flush_bytes = config.flush_bytes
-        self._appender.write_caching = config.write_caching
+        self._apply(config)
         self._owner: LogOwner | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.checkpointed_offset = -1  # where the checkpoint that recovery started from ends
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._closed = False
         self._cold_reader = ColdReader(directory, context.disk, self._spans, context.cache)
+
+    def configure(self, config: LogConfig) -> None:
+        """Go on with other settings; checkpoint_bytes and lock_wait_s stay as they were opened.
+
+        What write.caching has shown and not written is written now, so that without it nothing
+        is acknowledged before all that precedes it is durable, and no old flush.ms is waited for.
+        """
+        now = self._config
+        config = replace(config, checkpoint_bytes=now.checkpoint_bytes, lock_wait_s=now.lock_wait_s)
+        if config == self._config:
+            return
+        self._apply(config)
+        if self.failed is None and self.durable_offset < self.log_end_offset:
+            self._appender.flush_now()
+
+    def _apply(self, config: LogConfig) -> None:
+        self._config = config
+        self._appender.segment_bytes = config.segment_bytes
+        self._appender.flush_ms = config.flush_ms
+        self._appender.flush_bytes = config.flush_bytes
+        self._appender.write_caching = config.write_caching
 
     # -- offsets ---------------------------------------------------------------------------
 
@@ -163,6 +133,21 @@ class Log:
     def write_caching(self) -> bool:
         """Whether an append counts as soon as it is in memory."""
         return self._config.write_caching
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its segments up to their ends, without the space that is allocated ahead."""
+        return sum(segment.write_pos for segment in self._segments)
+
+    @property
+    def writes(self) -> int:
+        """Writes that became durable since the log was opened."""
+        return self._appender.writes
+
+    @property
+    def write_seconds(self) -> float:
+        """What these took, each from its submission to its durability."""
+        return self._appender.write_seconds
 
     @property
     def failed(self) -> StorageError | None:
@@ -244,9 +229,14 @@ class Log:
         self, offset: int, limit_offset: int, max_bytes: int, at_least_one: bool = True
     ) -> tuple[list[memoryview], int]:
         """Like read_cached, but goes to disk where it must; `offset` is in the log and before
-        `limit_offset`. Raises StorageError; CorruptRecord also fails the log."""
+        `limit_offset`. Where it was deleted meanwhile the answer is empty.
+
+        Raises StorageError; CorruptRecord also fails the log.
+        """
         if self.failed is not None:
             raise self.failed
+        if offset < self.log_start_offset:
+            return [], offset
         found = self._spans.read(offset, limit_offset, max_bytes, at_least_one)
         if found is not None:
             return found
@@ -397,12 +387,70 @@ class Log:
         )
         path = self.directory / file_name(segment.base_offset, INDEX_SUFFIX)
         run = self._context.disk.run
+        segment.pin()
         try:
             await run(write_file_atomic, path, data)
             await run(cut, segment.fd, segment.write_pos)
             segment.allocated_bytes = segment.write_pos
         except OSError as error:  # it is rebuilt from the records when it is needed
             self._context.report(f"cannot write {path}: {error}")
+        finally:
+            segment.unpin()
+
+    # -- the start -------------------------------------------------------------------------
+
+    async def delete_records(self, before_offset: int) -> None:
+        """Move the log start to `before_offset`, at most the log end; durable on return.
+
+        A start that is there already is left as it is. Segments wholly below it are retired once
+        nobody reads them; the active one stays, as in Kafka (UnifiedLog.deleteOldSegments).
+        Raises: StorageError; the log start is the old one, after a restart perhaps the new one
+        """
+        assert before_offset <= self.log_end_offset
+        if self._closed:
+            raise self.failed or StorageError(f"{self.directory.name} is closed")
+        while self.durable_offset < before_offset and self.failed is None:  # write.caching
+            self._appender.flush_now()
+            await self._wait_idle_change()
+        if self.failed is not None:
+            raise self.failed
+        if before_offset <= self.log_start_offset:
+            return
+        before = list(self._tasks)
+        await asyncio.shield(self._spawn(self._move_start(before_offset, before)))
+        if before_offset > self.log_start_offset:
+            raise self.failed or DiskFull(f"{self.directory}: no space to note the log start")
+
+    async def _move_start(self, start_offset: int, before: list[asyncio.Task[None]]) -> None:
+        if before:  # a checkpoint that is being written keeps the producers of what goes away
+            await asyncio.wait(before)
+        try:
+            await self._context.disk.run(move_start, self.directory, start_offset)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                self._appender.fail(DiskFailed(f"cannot move the log start: {error}"))
+            return
+        if start_offset <= self.log_start_offset:
+            return  # another call was faster
+        self.log_start_offset = start_offset
+        trim_epochs(self.epochs, start_offset)
+        segments = self._segments
+        count = bisect_right(segments, start_offset, key=lambda segment: segment.base_offset) - 1
+        retired = segments[: max(count, 0)]
+        if retired:
+            del segments[:count]
+            self._spawn(self._retire(retired))
+
+    async def _retire(self, segments: list[Segment]) -> None:
+        """Give up segments below the log start, oldest first."""
+        suffixes = INDEX_SUFFIX, SEGMENT_SUFFIX
+        for segment in segments:
+            await _close_unpinned(segment)
+            names = [file_name(segment.base_offset, suffix) for suffix in suffixes]
+            try:
+                await self._context.disk.run(give_up, self.directory, names, self._context.pool)
+            except OSError as error:  # the next start tries again
+                self._context.report(f"cannot remove {segment.path}: {error}")
 
     # -- checkpoints -----------------------------------------------------------------------
 
@@ -486,7 +534,9 @@ class Log:
         self._closed = True
         self._spans.clear()
         for segment in self._segments:
-            if segment.fd >= 0:
+            if segment.pins:  # a read under way does not hold up the end
+                self._spawn(_close_unpinned(segment))
+            elif segment.fd >= 0:
                 await self._context.disk.run(os.close, segment.fd)
                 segment.fd = -1
 
@@ -507,10 +557,11 @@ class Log:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
+        return task
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -520,6 +571,12 @@ class Log:
     async def _finish_tasks(self) -> None:
         while self._tasks:
             await asyncio.wait(list(self._tasks))
+
+
+async def _close_unpinned(segment: Segment) -> None:
+    await segment.until_unpinned()
+    os.close(segment.fd)
+    segment.fd = -1
 
 
 def _remove_old_checkpoints(directory: Path) -> None:

@@ -19,7 +19,9 @@ from storage.checkpoint import Checkpoint, decode_checkpoint
 from storage.disk import write_file_atomic
 from storage.errors import CorruptRecord
 from storage.index import SegmentIndex, decode_index
-from storage.log import Log, LogConfig, LogContext, ProducerState
+from storage.log import Log
+from storage.log_context import LogConfig, LogContext, ProducerState
+from storage.log_start import give_up, names_below, start_in, trim_epochs
 from storage.recovery import OnRecord, Reads, ScanResult, scan_segment
 from storage.recycle import discard_directory
 from storage.segment import (
@@ -73,6 +75,9 @@ async def open_log(
         epochs, log_start_offset, checkpoint = await _recover(
             context, directory, names, topic_id, partition, segments, state
         )
+        leftovers = names_below(names, log_start_offset)
+        if leftovers:
+            await run(give_up, directory, leftovers, context.pool)
     except BaseException as error:
         for segment in segments:
             os.close(segment.fd)
@@ -90,7 +95,8 @@ async def open_log(
 async def _lock_segments(
     context: LogContext, config: LogConfig, directory: Path, segments: list[Segment]
 ) -> list[str]:
-    """Open and lock every segment into `segments`. Returns the directory's files, in order.
+    """Open and lock every segment into `segments`, but for those wholly below the log start.
+    Returns the directory's files, in order.
 
     While a lock was waited for, its holder may have rolled: look again until nothing is new.
     """
@@ -98,7 +104,8 @@ async def _lock_segments(
     locked: set[str] = set()
     while True:
         names = await run(_list, directory)
-        new = [name for name in names if name.endswith(SEGMENT_SUFFIX) and name not in locked]
+        skipped = locked.union(names_below(names, start_in(names)))
+        new = [name for name in names if name.endswith(SEGMENT_SUFFIX) and name not in skipped]
         if not new:
             break
         for name in new:
@@ -135,14 +142,17 @@ async def _recover(
     _check_chain_of_segments(directory, topic_id, partition, segments)
     checkpoint = await _newest_checkpoint(context, directory, names, segments, state)
     epochs: list[tuple[int, int]] = []
+    log_start_offset = start_in(names)
     if checkpoint is not None:
         epochs = list(checkpoint.epochs)
-        if checkpoint.log_start_offset < segments[0].base_offset:
-            raise CorruptRecord(
-                f"{directory}: the log starts at offset {checkpoint.log_start_offset}, and "
-                f"{segments[0].path.name} is the first segment there is"
-            )
-    elif any(name.endswith(CHECKPOINT_SUFFIX) for name in names):
+        log_start_offset = max(log_start_offset, checkpoint.log_start_offset)
+    first = segments[0] if segments else None
+    if log_start_offset < first.base_offset if first else log_start_offset > 0:
+        raise CorruptRecord(
+            f"{directory}: the log starts at offset {log_start_offset}, and "
+            f"{first.path.name if first else 'none'} is the first segment there is"
+        )
+    if checkpoint is None and any(name.endswith(CHECKPOINT_SUFFIX) for name in names):
         context.report(f"{directory.name}: no checkpoint fits the segments: scanning all of them")
 
     def on_record(record: RecordHeader, body: memoryview) -> None:
@@ -177,9 +187,7 @@ async def _recover(
     # Only now, when all of it is known to be whole, is anything changed.
     for segment, result in scanned:
         await _settle(context, segment, result)
-    log_start_offset = segments[0].base_offset if segments else 0
-    if checkpoint is not None:
-        log_start_offset = max(log_start_offset, checkpoint.log_start_offset)
+    trim_epochs(epochs, log_start_offset)
     return epochs, log_start_offset, checkpoint
 
 

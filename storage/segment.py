@@ -8,6 +8,7 @@ process's writes may land after it was reaped, and recovery waits for the lock.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -43,10 +44,12 @@ class Segment:
     Active: `write_pos` is where the next record goes, `durable_pos` where stable storage ends,
     `allocated_bytes` how much of the file has disk space. Sealed: all of these are its end.
     `next_offset` is exclusive; `last_header_crc` is where the chain of headers stands.
-    `fd` is -1 while a sealed segment is closed.
+    `fd` is -1 while a sealed segment is closed. It stays open, and the file is not overwritten,
+    while anybody has it pinned.
     """
 
     __slots__ = (
+        "_unpinned",
         "allocated_bytes",
         "direct",
         "durable_pos",
@@ -56,6 +59,7 @@ class Segment:
         "last_header_crc",
         "next_offset",
         "path",
+        "pins",
         "sealed",
         "write_pos",
     )
@@ -71,11 +75,31 @@ class Segment:
         self.next_offset = header.base_offset
         self.last_header_crc = header.header_crc
         self.sealed = False
+        self.pins = 0
+        self._unpinned: asyncio.Future[None] | None = None
 
     @property
     def base_offset(self) -> int:
         """The offset of the segment's first record, and its name."""
         return self.header.base_offset
+
+    def pin(self) -> None:
+        """Keep the file as it is until `unpin`: it is being read or sealed."""
+        self.pins += 1
+
+    def unpin(self) -> None:
+        """Undo one `pin`."""
+        self.pins -= 1
+        if not self.pins and self._unpinned is not None:
+            self._unpinned.set_result(None)
+            self._unpinned = None
+
+    async def until_unpinned(self) -> None:
+        """Wait until nobody has it pinned."""
+        while self.pins:
+            if self._unpinned is None:
+                self._unpinned = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._unpinned)
 
     def next_allocation(self, needed_bytes: int, segment_bytes: int) -> int:
         """How large to make the file so that `needed_bytes` more fit: it doubles, in steps of

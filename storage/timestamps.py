@@ -80,43 +80,44 @@ def _stretch(segment: Segment, i: int) -> tuple[int, int]:
 async def _search(
     log: ReadableLog, offset: int, end: int, timestamp: int
 ) -> tuple[int, int] | None:
-    offset = first = max(offset, log.log_start_offset)
-    while offset < end:
+    while (offset := max(offset, log.log_start_offset)) < end:
         slices, offset = await log.read(offset, end, SEARCH_BYTES)
         for part in slices:
             for pos, batch in iter_batches(part, 0, len(part)):
                 if batch.max_timestamp < timestamp:
                     continue
-                for at, found in _record_timestamps(part[pos : pos + batch.size_bytes]):
-                    if found >= timestamp and at >= first:
+                whole = part[pos : pos + batch.size_bytes]
+                for at, found in _record_timestamps(whole, log.log_start_offset):
+                    if found >= timestamp:
                         return at, found
     return None
 
 
 async def _largest_in(log: ReadableLog, offset: int, end: int) -> tuple[int, int] | None:
     best: tuple[int, int] | None = None
-    offset = max(offset, log.log_start_offset)
-    while offset < end:
+    while (offset := max(offset, log.log_start_offset)) < end:
         slices, offset = await log.read(offset, end, SEARCH_BYTES)
         for part in slices:
             for pos, batch in iter_batches(part, 0, len(part)):
                 if best is None or batch.max_timestamp > best[1]:
-                    for at, found in _record_timestamps(part[pos : pos + batch.size_bytes]):
+                    whole = part[pos : pos + batch.size_bytes]
+                    for at, found in _record_timestamps(whole, log.log_start_offset):
                         if best is None or found > best[1]:
                             best = at, found
     return best
 
 
-def _record_timestamps(batch: memoryview) -> Iterator[tuple[int, int]]:
-    """(offset, timestamp) of each record of one batch."""
+def _record_timestamps(batch: memoryview, first: int) -> Iterator[tuple[int, int]]:
+    """(offset, timestamp) of each record of one batch from offset `first` on."""
     _pos, header = next(iter_batches(batch, 0, len(batch)))
     if header.timestamp_type:  # LogAppendTime: one timestamp for the whole batch
-        yield header.base_offset, header.max_timestamp
+        yield max(header.base_offset, first), header.max_timestamp
         return
     try:
         for record in iter_records(batch, INFLATED_BYTES_MAX):
-            yield record.offset, record.timestamp
+            if record.offset >= first:
+                yield record.offset, record.timestamp
     except DecodeError:
         # Nothing looks inside a batch when it is produced: where the inside is nonsense, or too
         # large, what its header says has to do.
-        yield header.base_offset, header.max_timestamp
+        yield max(header.base_offset, first), header.max_timestamp

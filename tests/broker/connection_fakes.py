@@ -49,7 +49,8 @@ from rpk_py.server import Server
 from storage.backend import open_disk
 from storage.committer import Committer
 from storage.disk import Disk, alignment
-from storage.log import Log, LogContext
+from storage.log import Log
+from storage.log_context import LogContext
 from storage.record_buffer import RecordCache
 from storage.recycle import SegmentPool
 from tests.broker.gated_disk import GatedDisk

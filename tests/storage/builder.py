@@ -34,7 +34,8 @@ from storage.buffers import aligned_buffer
 from storage.committer import Committer
 from storage.disk import Disk, allocate
 from storage.errors import DiskFailed, StorageError
-from storage.log import Log, LogConfig, LogContext
+from storage.log import Log
+from storage.log_context import LogConfig, LogContext
 from storage.open_log import open_log
 from storage.record_buffer import RecordCache
 from storage.recycle import SegmentPool
@@ -291,6 +292,12 @@ class Driven:
         return base_offset
 
     @property
+    def model(self) -> list[Stored]:
+        """What of the appended batches must be there: from the one that holds the log start."""
+        start = self.log.log_start_offset
+        return [stored for stored in self.appended if stored.next_offset > start]
+
+    @property
     def segments(self) -> list[Segment]:
         return self.log._segments
 
@@ -319,7 +326,7 @@ class Driven:
         """Cached or cold, the log holds exactly what was appended, and its owner's state too."""
         await self.durable()
         assert self.log._appender._pending_bytes == 0
-        everything = b"".join(stored.data for stored in self.appended)
+        everything = b"".join(stored.data for stored in self.model)
         assert await self.read_all() == everything
         self.forget_cache()
         assert await self.read_all() == everything
@@ -354,9 +361,7 @@ class Host:
         self.deleted_ids: set[bytes] = set()
         self.context = LogContext(
             disk=self.disk,
-            committer=Committer(
-                self.disk, asyncio.get_running_loop(), time.perf_counter, lambda _seconds: None
-            ),
+            committer=Committer(self.disk, asyncio.get_running_loop(), time.perf_counter),
             cache=RecordCache(cache_bytes),
             pool=self.pool,
             block_bytes=block_bytes,

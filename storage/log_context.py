@@ -1,0 +1,64 @@
+"""What a log is given: its settings, what all logs of a shard share, its state and its owner."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from kafka_protocol.record_batch import BatchHeader
+from storage.committer import Committer
+from storage.disk import Disk
+from storage.errors import StorageError
+from storage.record_buffer import RecordCache
+from storage.recycle import SegmentPool
+
+
+class ProducerState(Protocol):
+    """The partition's producer state, which a log replays at recovery and keeps in checkpoints."""
+
+    def load(self, snapshot: bytes) -> None:
+        """Start from a snapshot. Raises ValueError if it is nonsense."""
+
+    def snapshot(self) -> bytes:
+        """The state as of the last append."""
+
+    def replay(self, batch: BatchHeader) -> None:
+        """Note a batch of the log during recovery; never raises."""
+
+
+class LogOwner(Protocol):
+    """Who is told of a log's progress: its partition."""
+
+    def on_durable(self, durable_offset: int) -> None:
+        """Everything before `durable_offset` is on stable storage."""
+
+    def on_log_failed(self, error: StorageError) -> None:
+        """The log takes no more appends and serves no more reads until restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """A log's settings; Kafka's and Redpanda's topic configs of the same names."""
+
+    segment_bytes: int = 1 << 30
+    checkpoint_bytes: int = 64 << 20
+    write_caching: bool = False
+    flush_ms: int = 100
+    flush_bytes: int = 256 << 10
+    lock_wait_s: float = 30.0
+
+
+@dataclass(slots=True)
+class LogContext:
+    """What all logs of one shard share."""
+
+    disk: Disk
+    committer: Committer
+    cache: RecordCache
+    pool: SegmentPool
+    block_bytes: int
+    now_ms: Callable[[], int]
+    rng: random.Random
+    report: Callable[[str], None]

@@ -1,0 +1,78 @@
+"""Where a log starts: `<log start offset, 20 digits>.start`, an empty file whose name is the fact.
+
+A name is whole or absent after a power cut, and the largest one counts, so the start moves to the
+new offset or stays at the old one and never goes back. It is durable before any segment below it
+is given up: recovery looks at no segment that lies wholly below the start, whether it is still
+there, gone, or overwritten in another partition by then. The functions block; run them through
+`Disk.run`.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterable
+from pathlib import Path
+
+from storage.disk import fsync_dir
+from storage.recycle import SegmentPool
+from storage.segment import INDEX_SUFFIX, SEGMENT_SUFFIX, file_name
+
+START_SUFFIX = ".start"
+
+
+def start_in(names: Iterable[str]) -> int:
+    """The log start offset that a directory's file names say, 0 where none does."""
+    return max(_offsets(names, START_SUFFIX), default=0)
+
+
+def names_below(names: Iterable[str], start_offset: int) -> list[str]:
+    """Segments that lie wholly below the start, and indexes of such, oldest first."""
+    if start_offset == 0:
+        return []
+    files = list(names)
+    first = max(
+        (base for base in _offsets(files, SEGMENT_SUFFIX) if base <= start_offset), default=0
+    )
+    return [
+        file_name(base, suffix)
+        for suffix in (INDEX_SUFFIX, SEGMENT_SUFFIX)
+        for base in sorted(_offsets(files, suffix))
+        if base < first
+    ]
+
+
+def move_start(directory: Path, start_offset: int) -> None:
+    """Make `start_offset` the log's start, durably. Raises OSError."""
+    path = directory / file_name(start_offset, START_SUFFIX)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    fsync_dir(directory)
+    # Only those that this one supersedes: a later move may be under way.
+    for offset in _offsets(os.listdir(directory), START_SUFFIX):
+        if offset < start_offset:
+            (directory / file_name(offset, START_SUFFIX)).unlink(missing_ok=True)
+
+
+def give_up(directory: Path, names: list[str], pool: SegmentPool) -> None:
+    """Retire the segments among `names` and delete the others. Raises OSError."""
+    for name in names:
+        path = directory / name
+        if path.suffix == SEGMENT_SUFFIX:
+            pool.retire(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def trim_epochs(epochs: list[tuple[int, int]], start_offset: int) -> None:
+    """Forget epochs that ended at or below the start; the one it lies in begins there.
+
+    As in LeaderEpochFileCache.truncateFromStart of Apache Kafka.
+    """
+    i = bisect_right(epochs, start_offset, key=lambda entry: entry[1]) - 1
+    if i >= 0:
+        epochs[: i + 1] = [(epochs[i][0], start_offset)]
+
+
+def _offsets(names: Iterable[str], suffix: str) -> list[int]:
+    stems = [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
+    return [int(stem) for stem in stems if stem.isdecimal()]

@@ -1,0 +1,409 @@
+"""Log.delete_records: the start moves durably, segments go, readers and recovery do not mind."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kafka_protocol.record_batch import set_log_append_time
+from storage.errors import CorruptRecord, DiskFailed, DiskFull
+from storage.log_start import move_start, names_below, start_in, trim_epochs
+from tests.storage.builder import (
+    BLOCK,
+    NOW_MS,
+    Driven,
+    HeldDisk,
+    Host,
+    batch_of,
+    drive,
+)
+
+
+async def rolled(path: Path, count: int = 40, **config: Any) -> Driven:
+    """An open log of several segments, two records a batch."""
+    driven = await Host(path, **{"segment_bytes": 16 * BLOCK, **config}).open()
+    for i in range(count):
+        await driven.append_durably(b"%d" % i * (1 + 700 * (i % 3)), b"second")
+    assert count < 40 or len(driven.segments) > 4
+    return driven
+
+
+def files(driven: Driven, suffix: str) -> list[int]:
+    return sorted(int(path.stem) for path in driven.log.directory.glob(f"*{suffix}"))
+
+
+async def settled(driven: Driven) -> None:
+    while driven.log._tasks:
+        await asyncio.wait(driven.log._tasks)
+
+
+def test_the_start_moves_and_survives_a_kill(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        driven = await rolled(tmp_path, 3)
+        await driven.log.delete_records(3)
+        assert driven.log.log_start_offset == 3
+        assert files(driven, ".start") == [3]
+        driven = await driven.host.reopen(driven)
+        assert driven.log.log_start_offset == 3
+        await driven.check()
+        assert driven.notes.base_offsets == [0, 2, 4]  # producers are kept
+
+    drive(scenario())
+
+
+def test_whole_segments_below_the_start_go_and_the_active_one_stays(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        driven = await rolled(tmp_path)
+        bases = [segment.base_offset for segment in driven.segments]
+        size_bytes = driven.log.size_bytes
+        assert size_bytes == sum(segment.write_pos for segment in driven.segments)
+        for start, kept in (
+            (bases[2] - 1, bases[1:]),
+            (bases[2], bases[2:]),
+            (bases[3] + 1, bases[3:]),
+            (driven.log.log_end_offset, bases[-1:]),
+        ):
+            await driven.log.delete_records(start)
+            await settled(driven)
+            assert [segment.base_offset for segment in driven.segments] == kept
+            assert files(driven, ".wal") == kept
+            assert files(driven, ".index") == kept[:-1]
+            assert files(driven, ".start") == [start]
+            assert driven.log.log_start_offset == start
+            await driven.check()
+        assert driven.log.size_bytes == driven.active.write_pos < size_bytes
+        await driven.append_durably(b"goes on")
+        driven = await driven.host.reopen(driven)
+        await driven.check()
+        await driven.close()
+
+    drive(scenario())
+
+
+def test_a_lower_start_changes_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        driven = await rolled(tmp_path, 5)
+        await driven.log.delete_records(4)
+        for lower in (0, 3, 4):
+            await driven.log.delete_records(lower)
+            assert driven.log.log_start_offset == 4
+        assert files(driven, ".start") == [4]
+
+    drive(scenario())
+
+
+def test_of_moves_at_the_same_time_the_furthest_counts(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        driven = await rolled(tmp_path)
+        moves = [driven.log.delete_records(start) for start in (20, 60, 5, 41)]
+        await asyncio.gather(*moves)
+        assert driven.log.log_start_offset == 60
+        await settled(driven)
+        driven = await driven.host.reopen(driven)
+        assert driven.log.log_start_offset == 60
+        await driven.check()
+
+    drive(scenario())
+
+
+def test_what_is_only_cached_is_written_before_it_is_deleted(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host = Host(tmp_path, write_caching=True, flush_ms=3_600_000)
+        driven = await host.open()
+        driven.append(b"one")
+        driven.append(b"two")
+        assert (driven.log.durable_offset, driven.log.visible_offset) == (0, 2)
+        await driven.log.delete_records(2)
+        assert driven.log.durable_offset == 2
+        driven = await host.reopen(driven)
+        assert (driven.log.log_start_offset, driven.log.log_end_offset) == (2, 2)
+
+    drive(scenario())
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_start_that_cannot_be_written_is_not_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    async def scenario() -> None:
+        driven = await rolled(tmp_path)
+        before = len(driven.segments)
+
+        def fails(*_args: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        with monkeypatch.context() as patched:
+            patched.setattr("storage.log.move_start", fails)
+            with pytest.raises(DiskFull if code == errno.ENOSPC else DiskFailed):
+                await driven.log.delete_records(60)
+        assert driven.log.log_start_offset == 0
+        assert len(driven.segments) == before
+        assert (driven.log.failed is None) == (code == errno.ENOSPC)
+        driven = await driven.host.reopen(driven)
+        await driven.check()
+
+    drive(scenario())
+
+
+# --- readers --------------------------------------------------------------------------------------
+
+
+class SlowReads(HeldDisk):
+    """Reads wait for the gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.reading = asyncio.Event()  # somebody waits
+
+    async def read(self, fd: int, pos: int, size: int) -> memoryview:
+        if not self.gate.is_set():
+            self.reading.set()
+            await self.gate.wait()
+        return await super().read(fd, pos, size)
+
+
+@pytest.mark.parametrize("end", ["delete_records", "delete", "close"])
+def test_a_read_under_way_gets_its_records_though_the_segment_goes(
+    tmp_path: Path, end: str
+) -> None:
+    async def scenario() -> None:
+        disk = SlowReads()
+        host = Host(tmp_path, disk, segment_bytes=30 * BLOCK)
+        host.pool.load()
+        driven = await host.open()
+        for i in range(60):
+            await driven.append_durably(b"%d" % i * 700)
+        await settled(driven)
+        assert len(driven.segments) > 3
+        driven.forget_cache()
+        first = driven.segments[0]
+        disk.gate.clear()
+        reading = asyncio.create_task(driven.log.read(0, first.next_offset, 1 << 20))
+        await disk.reading.wait()
+        if end == "delete_records":
+            await driven.log.delete_records(first.next_offset)
+            ending = asyncio.create_task(settled(driven))
+        elif end == "delete":
+            deleting = driven.log.delete(tmp_path / "trash")
+            ending = asyncio.create_task(deleting)  # type: ignore[arg-type]
+        else:
+            ending = asyncio.create_task(driven.log.close())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert ending.done() == (end != "delete_records")
+        assert first.fd >= 0
+        disk.gate.set()
+        slices, next_offset = await reading
+        expected = [s.data for s in driven.appended if s.next_offset <= next_offset]
+        assert b"".join(slices) == b"".join(expected)
+        assert expected
+        await ending
+        await settled(driven)
+        assert first.fd == -1
+        if end == "delete_records":
+            assert not first.path.exists()
+            assert await driven.log.read(0, 10, 1000) == ([], 0)
+            assert driven.log.failed is None
+            await driven.check()
+
+    drive(scenario())
+
+
+def test_a_search_by_time_finds_nothing_below_the_start(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        driven = await Host(tmp_path, segment_bytes=16 * BLOCK).open()
+        for i in range(30):  # batches of three records, a millisecond apart
+            driven.append(b"a" * 2000, b"b", b"c", timestamp_ms=NOW_MS + 10 * i)
+            await driven.durable()
+        log, end = driven.log, driven.log.log_end_offset
+        for start in (1, 31, 62):
+            await driven.log.delete_records(start)
+            await settled(driven)
+            time = NOW_MS + 10 * (start // 3) + start % 3
+            assert await log.offset_for_timestamp(0, end) == (start, time)
+            assert await log.offset_for_timestamp(time + 1, end) != (start, time)
+        assert await log.max_timestamp_offset(end) == (end - 1, NOW_MS + 292)
+        await driven.log.delete_records(end)
+        assert await log.offset_for_timestamp(0, end) is None
+        assert await log.max_timestamp_offset(end) is None
+
+    drive(scenario())
+
+
+def test_a_search_by_time_inside_a_batch_with_the_time_of_its_append(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        driven = await Host(tmp_path).open()
+        batch = batch_of(b"a", b"b", b"c")
+        set_log_append_time(batch, 0, len(batch), NOW_MS + 2)
+        driven.append_batch(batch)
+        await driven.durable()
+        await driven.log.delete_records(1)
+        assert await driven.log.offset_for_timestamp(0, 3) == (1, NOW_MS + 2)
+        assert await driven.log.max_timestamp_offset(3) == (1, NOW_MS + 2)
+
+    drive(scenario())
+
+
+def test_a_search_by_time_goes_on_where_the_start_has_moved_meanwhile(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        disk = SlowReads()
+        driven = await Host(tmp_path, disk, segment_bytes=16 * BLOCK).open()
+        for i in range(40):
+            await driven.append_durably(b"%d" % i * 700)
+        await settled(driven)
+        driven.forget_cache()
+        disk.gate.clear()
+        searching = asyncio.create_task(driven.log.offset_for_timestamp(0, 40))
+        await disk.reading.wait()
+        await driven.log.delete_records(30)
+        disk.gate.set()
+        assert await searching == (30, NOW_MS)
+
+    drive(scenario())
+
+
+# --- epochs ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "left"),
+    [
+        (0, [(1, 0), (3, 10), (4, 20)]),
+        (5, [(1, 5), (3, 10), (4, 20)]),
+        (10, [(3, 10), (4, 20)]),
+        (19, [(3, 19), (4, 20)]),
+        (20, [(4, 20)]),
+        (99, [(4, 99)]),
+    ],
+)
+def test_epochs_below_the_start_are_forgotten(start: int, left: list[tuple[int, int]]) -> None:
+    epochs = [(1, 0), (3, 10), (4, 20)]
+    trim_epochs(epochs, start)
+    assert epochs == left
+
+
+def test_an_epoch_that_was_deleted_ends_where_the_next_one_begins(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        driven = await Host(tmp_path).open()
+        for epoch in (1, 1, 2, 2, 5, 5):
+            await driven.append_durably(b"x", epoch=epoch)
+        await driven.log.delete_records(3)
+        for _ in range(2):
+            assert driven.log.epochs == [(2, 3), (5, 4)]
+            assert driven.log.end_offset_for_epoch(1) == (1, 3)
+            assert driven.log.end_offset_for_epoch(2) == (2, 4)
+            assert driven.log.end_offset_for_epoch(5) == (5, 6)
+            assert driven.log.epoch_for_offset(3) == 2
+            driven = await driven.host.reopen(driven)
+
+    drive(scenario())
+
+
+# --- recovery -------------------------------------------------------------------------------------
+
+
+def drop_checkpoints(driven: Driven, which: slice) -> None:
+    for path in sorted(driven.log.directory.glob("*.checkpoint"))[which]:
+        path.write_bytes(b"rot")
+
+
+@pytest.mark.parametrize("which", [slice(0), slice(-1, None), slice(None)])
+def test_a_damaged_checkpoint_brings_back_neither_the_start_nor_a_verdict(
+    tmp_path: Path, which: slice
+) -> None:
+    async def scenario() -> None:
+        driven = await rolled(tmp_path)
+        await driven.log.delete_records(driven.segments[3].base_offset + 1)
+        await settled(driven)
+        drop_checkpoints(driven, which)
+        host, model = driven.host, driven.appended
+        await host.crash()
+        host = host.next_life()
+        driven = await host.open(appended=model)
+        assert driven.log.log_start_offset == driven.segments[0].base_offset + 1
+        assert await driven.read_all() == b"".join(s.data for s in driven.model)
+
+    drive(scenario())
+
+
+@pytest.mark.parametrize("leftover", ["whole", "overwritten", "empty", "index only", "a hole"])
+def test_what_a_crash_left_of_retired_segments_is_removed_unseen(
+    tmp_path: Path, leftover: str
+) -> None:
+    """A power cut may forget that a file was renamed away, which is another segment by now."""
+
+    async def scenario() -> None:
+        driven = await rolled(tmp_path)
+        old = driven.segments[:3]
+        kept = {path.name: path.read_bytes() for path in driven.log.directory.iterdir()}
+        await driven.log.delete_records(driven.segments[3].base_offset)
+        await settled(driven)
+        await driven.host.crash()
+        for i, segment in enumerate(old):
+            if leftover == "a hole" and i == 1:
+                continue
+            for path in (segment.path, segment.path.with_suffix(".index")):
+                data = kept[path.name]
+                if path.suffix == ".wal" and leftover == "overwritten":
+                    data = bytes(reversed(data))
+                if leftover != "index only" or path.suffix == ".index":
+                    path.write_bytes(b"" if leftover == "empty" else data)
+        host = driven.host.next_life()
+        host.pool.load()
+        driven = await host.open(appended=driven.appended)
+        await driven.check()
+        base = driven.segments[0].base_offset
+        assert min(files(driven, ".wal")) == base
+        assert min(files(driven, ".index")) == base
+
+    drive(scenario())
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_missing_segment_at_or_above_the_start_is_damage(tmp_path: Path, which: int) -> None:
+    async def scenario() -> None:
+        driven = await rolled(tmp_path)
+        await driven.log.delete_records(driven.segments[2].base_offset + 1)
+        await settled(driven)
+        driven.segments[which].path.unlink()
+        drop_checkpoints(driven, slice(None))
+        before = sorted(os.listdir(driven.log.directory))
+        words = "the log starts at offset" if which == 0 else "a segment is missing"
+        with pytest.raises(CorruptRecord, match=words):
+            await driven.host.reopen(driven)
+        assert sorted(os.listdir(driven.log.directory)) == before
+
+    drive(scenario())
+
+
+def test_all_segments_missing_behind_a_start_are_damage(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        driven = await rolled(tmp_path, 3)
+        await driven.log.delete_records(2)
+        driven.active.path.unlink()
+        with pytest.raises(CorruptRecord, match="starts at offset 2, and none"):
+            await driven.host.reopen(driven)
+
+    drive(scenario())
+
+
+def test_names_tell_the_start_and_what_lies_below() -> None:
+    names = [f"{n:020d}{s}" for n in (0, 5, 9) for s in (".wal", ".index", ".start")]
+    assert start_in(names) == 9
+    assert start_in(["x.start", f"{3:020d}.checkpoint", f"{7:020d}.start.tmp"]) == 0
+    for start, below in ((0, []), (4, []), (5, [0]), (8, [0]), (9, [0, 5]), (99, [0, 5])):
+        expected = [f"{n:020d}{s}" for s in (".index", ".wal") for n in below]
+        assert names_below(reversed(names), start) == expected
+
+
+def test_a_slow_move_does_not_undo_a_later_one(tmp_path: Path) -> None:
+    for start in (7, 3):  # the later one was faster
+        move_start(tmp_path, start)
+    assert start_in(os.listdir(tmp_path)) == 7
