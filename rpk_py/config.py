@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -68,8 +68,7 @@ class ConfigError(Exception):
         return ConfigError(self.name, self.value, self.expected, self.other, places)
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """What is known about one field of Config.
 
     kind      int | float | bool | str | Path

@@ -52,9 +52,13 @@ def file_system(path: Path) -> str:
     """The type of the file system that a path is on, like "ext4"; empty where it is not told."""
     device = path.stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
+    try:
+        table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    for line in table.split("\n"):
         mount, _, source = line.partition(" - ")
-        if mount.split()[2] == wanted:
+        if mount.split()[2:3] == [wanted]:
             return source.split()[0]
     return ""  # of btrfs, for one, every subvolume has a device number of its own
 
