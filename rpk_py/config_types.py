@@ -78,21 +78,29 @@ def value_problem(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    also: int | None = None,
 ) -> str | None:
-    """What is wrong with the text of a value, or None. Blanks around it do not count."""
+    """What is wrong with the text of a value, or None. Blanks around it do not count.
+
+    Shapes:  low, high  the range of a number, inclusive
+             choices    what a text, or each element of a list, may be; a list may be empty
+             also       a number that is right outside of the range
+    """
     text = text.strip()
     if kind == "boolean":
         right = text.lower() in ("true", "false")
         return None if right else "Expected value to be either true or false"
     if kind in ("int", "long", "double"):
-        return _number_problem(kind, text, low, high)
+        return _number_problem(kind, text, low, high, also)
     parts = list_parts(text) if kind == "list" else [text]
-    if choices and (not parts or not set(parts) <= set(choices)):
+    if choices and not set(parts) <= set(choices):
         return f"String must be one of: {', '.join(choices)}"
     return None
 
 
-def _number_problem(kind: str, text: str, low: float | None, high: float | None) -> str | None:
+def _number_problem(
+    kind: str, text: str, low: float | None, high: float | None, also: int | None
+) -> str | None:
     form = _DECIMAL if kind == "double" else _INTEGER
     if not form.fullmatch(text):
         return f"Not a number of type {kind.upper()}"
@@ -100,6 +108,11 @@ def _number_problem(kind: str, text: str, low: float | None, high: float | None)
     type_max = _TYPE_MAX.get(kind)
     if type_max is not None and not -type_max - 1 <= number <= type_max:
         return f"Not a number of type {kind.upper()}"
+    if also is not None:
+        assert low is not None
+        assert high is not None
+        right = number == also or low <= number <= high
+        return None if right else f"Value must be between {low} and {high} or equal to {also}"
     if low is not None and number < low:
         return f"Value must be at least {low}"
     if high is not None and number > high:

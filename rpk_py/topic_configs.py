@@ -37,6 +37,7 @@ class TopicConfig:
     """One topic configuration.
 
     kind     boolean | int | long | double | string | list; Kafka's type names
+    low, high, choices, also    see value_problem
     default  text of the default; None for `setting` configs
     setting  field of Config that holds the broker-wide value
     """
@@ -48,6 +49,7 @@ class TopicConfig:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    also: int | None = None
     setting: str | None = None
     has_effect: bool = False
 
@@ -87,7 +89,15 @@ _ALL = (
         "what happens to old records: deleted, or compacted to the newest of each key",
         choices=("compact", "delete"),
     ),
-    _int("compression.gzip.level", -1, "level where the broker compresses with gzip", -1, 9),
+    TopicConfig(
+        "compression.gzip.level",
+        "int",
+        "-1",
+        "level where the broker compresses with gzip; -1: gzip's own default",
+        1,
+        9,
+        also=-1,
+    ),
     _int("compression.lz4.level", 9, "level where the broker compresses with lz4", 1, 17),
     TopicConfig(
         "compression.type",
@@ -196,7 +206,9 @@ def validate(name: str, value: str | None) -> str | None:
         return f"Unknown topic config name: {name}"
     if value is None:
         return f"Null value not supported for topic configs: {name}"
-    problem = value_problem(config.kind, value, config.low, config.high, config.choices)
+    problem = value_problem(
+        config.kind, value, config.low, config.high, config.choices, config.also
+    )
     return None if problem is None else f"Invalid value {value} for configuration {name}: {problem}"
 
 

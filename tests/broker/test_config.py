@@ -139,7 +139,7 @@ def test_the_default_of_every_topic_config_is_valid(name: str) -> None:
         ("retention.ms", "soon"),
         ("retention.ms", "-2"),
         ("cleanup.policy", "burn"),
-        ("cleanup.policy", ""),
+        ("compression.gzip.level", "0"),
         ("message.timestamp.type", "createtime"),
         ("write.caching", "maybe"),
         ("min.cleanable.dirty.ratio", "1.5"),

@@ -116,7 +116,8 @@ REFUSED: list[tuple[int, str, list[tuple[str, int, str | None]], ErrorCode, str]
         "orders",
         [("compression.gzip.level", SET, "10")],
         BAD_CONFIG,
-        "Invalid value 10 for configuration compression.gzip.level: Value must be no more than 9",
+        "Invalid value 10 for configuration compression.gzip.level: Value must be between 1 and 9"
+        " or equal to -1",
     ),
     (
         TOPIC,
@@ -146,8 +147,13 @@ REFUSED: list[tuple[int, str, list[tuple[str, int, str | None]], ErrorCode, str]
         BAD_CONFIG,
         "Can't SUBTRACT to key no because its type is not LIST.",
     ),
-    # nothing would be left
-    (TOPIC, "orders", [("cleanup.policy", SUBTRACT, "delete")], BAD_CONFIG, "Invalid value  for"),
+    (
+        TOPIC,
+        "orders",
+        [("compression.lz4.level", SET, "18")],
+        BAD_CONFIG,
+        "Invalid value 18 for configuration compression.lz4.level: Value must be no more than 17",
+    ),
     # Brokers: DynamicBrokerConfig.validate; a bad value is INVALID_REQUEST there (KAFKA-13609)
     (BROKER, "x", [], BAD_REQUEST, "Node id must be an integer, but it is: x"),
     (BROKER, " 1", [], BAD_REQUEST, "Node id must be an integer, but it is:  1"),
@@ -230,6 +236,13 @@ CHANGED: list[tuple[dict[str, str], list[tuple[str, int, str | None]], dict[str,
     (
         {"cleanup.policy": "delete,compact"},
         [("cleanup.policy", SUBTRACT, "delete,nothing")],
+        {"cleanup.policy": "compact"},
+    ),
+    # Neither is a policy, too, as in Kafka 4.1: nothing is ever removed.
+    ({}, [("cleanup.policy", SUBTRACT, "delete")], {"cleanup.policy": ""}),
+    (
+        {"cleanup.policy": ""},
+        [("cleanup.policy", APPEND, "compact")],
         {"cleanup.policy": "compact"},
     ),
     (
