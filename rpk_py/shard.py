@@ -15,11 +15,13 @@ import time
 
 import uvloop
 
+from rpk_py.broker_configs import effective_config
 from rpk_py.config import Config
 from rpk_py.context import Broker
 from rpk_py.data_dir import LOCK_NAME, RECYCLE
 from rpk_py.log_setup import make_logger
-from rpk_py.metadata.replica import open_replica
+from rpk_py.metadata.replica import OnDelta, open_replica
+from rpk_py.metadata.state import BrokerConfigsChanged, ClusterState, Delta
 from rpk_py.metrics import ShardMetrics
 from rpk_py.partition_table import PartitionTable
 from rpk_py.producer_ids import ProducerIds
@@ -88,7 +90,8 @@ async def _serve(
     broker = Broker(node_id, config, replica, table, ProducerIds(replica), metrics, loop, log)
     _watch(metrics, broker, context, disk)
     replica.snapshot_metrics = metrics.snapshot
-    replica.on_delta.append(table.on_delta)
+    # The configs first: what a delta opens is opened with those in force.
+    replica.on_delta += [_follow_configs(broker), table.on_delta]
     await replica.start()
     server = Server(broker)
     await server.start(listener)
@@ -104,6 +107,20 @@ async def _serve(
     await disk.close()
     await replica.close()
     return 1 if gone.is_set() else 0
+
+
+def _follow_configs(broker: Broker) -> OnDelta:
+    """Keep `broker.config`, and what open partitions take from it, as the metadata says."""
+
+    async def on_delta(delta: Delta | None, state: ClusterState) -> None:
+        changes = delta.changes if delta is not None else ()
+        if delta is None or any(isinstance(change, BrokerConfigsChanged) for change in changes):
+            broker.config = effective_config(
+                broker.static_config, state.broker_configs, broker.node_id, broker.log.warning
+            )
+            await broker.partitions.configure(broker.config, state)
+
+    return on_delta
 
 
 async def _expire_producers(broker: Broker) -> None:
