@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rpk_py.config import Config
 from rpk_py.metadata.state import Json
@@ -24,19 +24,21 @@ if TYPE_CHECKING:
 _JSON = "application/json"
 _READ_BYTES = 16 * 1024
 
+_Body: TypeAlias = bytes | AsyncIterator[bytes]
+
 
 class AdminServer:
     """Serves what `status` and `metrics` return.
 
     status   (ready, JSON body)
-    metrics  Prometheus exposition text
+    metrics  Prometheus exposition text, in pieces
     """
 
     def __init__(
         self,
         config: Config,
         status: Callable[[], tuple[bool, Json]],
-        metrics: Callable[[], Awaitable[bytes]],
+        metrics: Callable[[], Awaitable[AsyncIterator[bytes]]],
         log: Any,
     ) -> None:
         self._config = config
@@ -77,7 +79,7 @@ class AdminServer:
         finally:
             writer.close()
 
-    async def answer(self, method: str, target: str) -> tuple[int, str, bytes]:
+    async def answer(self, method: str, target: str) -> tuple[int, str, _Body]:
         """The reply to one request: (HTTP status, content type, body)."""
         path = target.partition("?")[0]
         if path not in ("/v1/status/ready", "/metrics"):
@@ -129,12 +131,20 @@ class _Connection:
             if request is None:
                 return
             target = request.target.decode("ascii", "replace")
+            answer: tuple[int, str, _Body]
             try:
                 answer = await self._server.answer(request.method.decode("ascii"), target)
             except Exception:
                 self._server.failed(target)
                 answer = 500, _JSON, _error("the broker failed to answer; its log says why")
-            await self._reply(*answer)
+            try:
+                await self._reply(*answer)
+            except OSError:
+                raise  # the client is gone, or does not read
+            except Exception:
+                self._server.failed(target)
+                self._writer.transport.abort()  # the client sees that the reply is cut short
+                return
             if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 return
             self._http.start_next_cycle()
@@ -156,17 +166,27 @@ class _Connection:
             elif isinstance(event, h11.ConnectionClosed) or event is h11.PAUSED:
                 return None
 
-    async def _reply(self, status: int, content_type: str, body: bytes) -> None:
+    async def _reply(self, status: int, content_type: str, body: _Body) -> None:
         h11 = self._h11
-        headers = [("content-type", content_type), ("content-length", str(len(body)))]
+        headers = [("content-type", content_type)]
+        if isinstance(body, bytes):
+            headers.append(("content-length", str(len(body))))
         if status == 405:
             headers.append(("allow", "GET"))
-        head = self._http.send(h11.Response(status_code=status, headers=headers))
-        data = self._http.send(h11.Data(data=body))
-        end = self._http.send(h11.EndOfMessage())
-        self._writer.write((head or b"") + (data or b"") + (end or b""))
-        async with asyncio.timeout(self._server.config.admin_idle_s):
-            await self._writer.drain()
+        await self._send(h11.Response(status_code=status, headers=headers))
+        if isinstance(body, bytes):
+            await self._send(h11.Data(data=body))
+        else:
+            async for piece in body:
+                await self._send(h11.Data(data=piece))
+        await self._send(h11.EndOfMessage())
+
+    async def _send(self, event: h11.Event) -> None:
+        data = self._http.send(event)
+        if data:
+            self._writer.write(data)
+            async with asyncio.timeout(self._server.config.admin_idle_s):
+                await self._writer.drain()
 
 
 def _error(text: str) -> bytes:

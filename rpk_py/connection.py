@@ -31,6 +31,7 @@ from rpk_py.context import Broker, RequestContext
 from rpk_py.handlers import HANDLERS
 from rpk_py.handlers.api_versions import error_response
 from rpk_py.pending import Pending
+from rpk_py.response_errors import error_codes
 
 SIZE_BYTES: Final = 4
 API_KEY_END: Final = 6
@@ -40,16 +41,29 @@ BUFFER_GROWTH: Final = 4  # a partial frame's buffer grows with what arrived, no
 REQUEST_OVERHEAD_BYTES: Final = 1024  # what an unanswered request holds beside its frame, about
 WRITE_HIGH_BYTES: Final = 1 << 20  # unsent replies beyond which the connection is not read
 WRITE_LOW_BYTES: Final = 256 << 10
+_COUNT_THEIR_ERRORS: Final = frozenset({ApiKey.PRODUCE, ApiKey.FETCH})  # where they arise
 
 
 class _Slot:
     """One request's place in the order of replies."""
 
-    __slots__ = ("connection", "header", "parts", "pending", "ready", "replies", "size_bytes")
+    __slots__ = (
+        "connection",
+        "header",
+        "parts",
+        "pending",
+        "ready",
+        "replies",
+        "size_bytes",
+        "started_s",
+    )
 
-    def __init__(self, connection: Connection, header: RequestHeader, replies: bool) -> None:
+    def __init__(
+        self, connection: Connection, header: RequestHeader, replies: bool, started_s: float
+    ) -> None:
         self.connection = connection
         self.header = header
+        self.started_s = started_s  # later by what the client asked it to wait
         self.size_bytes = 0
         self.replies = replies
         self.ready = False
@@ -58,6 +72,8 @@ class _Slot:
 
     def complete(self, response: Any) -> None:
         """The response is known: encode it and let it leave when its turn comes."""
+        assert self.pending is not None
+        self.started_s += self.pending.waited_s
         self.connection.slot_ready(self, response)
 
 
@@ -274,6 +290,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _handle_frame(self, frame: memoryview, size: int) -> None:
         broker = self._broker
+        started_s = broker.clock_s()
         try:
             header, request = decode_request(frame)
         except DecodeError as error:
@@ -283,9 +300,9 @@ class Connection(asyncio.BufferedProtocol):
         except UnsupportedVersion as error:
             self._unsupported(error, size)
             return
-        broker.metrics.count_request(header.api_key)
+        broker.metrics.requests[header.api_key] += 1
         replies = header.api_key != ApiKey.PRODUCE or request.acks != 0
-        slot = _Slot(self, header, replies)
+        slot = _Slot(self, header, replies, started_s)
         self._slots.append(slot)
         self._charge(slot, size + REQUEST_OVERHEAD_BYTES)
         try:
@@ -345,9 +362,12 @@ class Connection(asyncio.BufferedProtocol):
             except Exception as error:
                 self._bug(header, error)
                 return
-        elif _first_error(response):
+            if header.api_key not in _COUNT_THEIR_ERRORS:
+                for code in error_codes(response):
+                    self._broker.metrics.count_error(header.api_key, code)
+        elif codes := error_codes(response):
             # There is no reply to carry the error: closing makes the client look again.
-            self._close("produce with acks=0 failed", error=_first_error(response))
+            self._close("produce with acks=0 failed", error=codes[0])
         if self._slots[0] is not slot:  # a reply that waits for its turn is held, so it counts
             self._charge(slot, sum(map(len, slot.parts)) + REQUEST_OVERHEAD_BYTES)
         if slot is self._blocking:
@@ -374,16 +394,18 @@ class Connection(asyncio.BufferedProtocol):
 
     def _send_ready(self) -> None:
         """Send every reply whose turn has come, in one call."""
-        slots = self._slots
+        slots, metrics = self._slots, self._broker.metrics
+        now_s = self._broker.clock_s()
         parts: list[Any] = []
         while slots and slots[0].ready:
             slot = slots.popleft()
             parts += slot.parts
+            metrics.observe_request(slot.header.api_key, now_s - slot.started_s)
             if slot.size_bytes:
                 self._release(slot)
         if parts:
             self._active = True
-            self._broker.metrics.sent_bytes += sum(map(len, parts))
+            metrics.sent_bytes += sum(map(len, parts))
             if len(parts) == 1:
                 self._transport.write(parts[0])
             else:
@@ -490,7 +512,7 @@ class Connection(asyncio.BufferedProtocol):
         if error.api_key == ApiKey.API_VERSIONS:
             # KIP-511: answered as version 0, so that the client can ask again.
             header = RequestHeader(error.api_key, 0, error.correlation_id, error.client_id)
-            slot = _Slot(self, header, True)
+            slot = _Slot(self, header, True, self._broker.clock_s())
             self._slots.append(slot)
             self._waits_for_flush = True
             self.slot_ready(slot, error_response())
@@ -544,12 +566,3 @@ def _resume_paused(broker: Broker) -> None:
             return
         connection, _ = broker.paused.popitem(last=False)
         connection.resume()
-
-
-def _first_error(response: Any) -> int:
-    """The first partition error in a produce response, 0 if there is none."""
-    for topic in response.responses:
-        for partition in topic.partition_responses:
-            if partition.error_code:
-                return int(partition.error_code)
-    return 0

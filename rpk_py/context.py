@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,8 @@ class Broker:
 
     def __post_init__(self) -> None:
         self.static_config = self.config
+
+    clock_s: Callable[[], float] = time.perf_counter  # for durations
 
     def clock_ms(self) -> int:
         """Milliseconds since the epoch, for timestamps."""

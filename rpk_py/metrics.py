@@ -1,236 +1,221 @@
-"""Counters of a shard, and their Prometheus form.
+"""What a shard counts, and the snapshot of it that the supervisor asks for.
 
-Which process: ShardMetrics lives in a shard, where the hot path adds to plain ints; `render`
-runs in the supervisor, which collects the snapshots of all shards for one scrape.
-Invariants: nothing in ShardMetrics allocates on the hot path except a new API key's first count;
-a snapshot is JSON-able; prometheus_client is imported here only, on the first scrape.
+Which process: a shard, whose hot path adds to plain ints (the supervisor times its commits with
+a Histogram of its own). metric_table.py says what the names mean, exposition.py renders them.
+Invariants: nothing here allocates for a request, except the first error of a kind; everything
+starts at 0 with the process; a snapshot is JSON-able and comes in parts that take about a
+millisecond each, however many partitions there are.
 """
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
+from kafka_protocol.api import SUPPORTED
 from kafka_protocol.api_key import ApiKey
 from kafka_protocol.errors import ErrorCode
-
-# Upper bounds in seconds: a consumer NVMe drive flushes in 0.5 to 5 ms, a cloud volume in tens.
-WRITE_SECONDS_BUCKETS = (
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    1.0,
-    2.5,
+from rpk_py.metric_table import (
+    BATCHES_BOUNDS,
+    LAG_BOUNDS,
+    REQUEST_BOUNDS,
+    SHARD_VALUES,
+    WAIT_BOUNDS,
+    WRITE_BOUNDS,
+    WRITE_BYTES_BOUNDS,
 )
 
-_COUNTERS = {
-    "connections_accepted": "Client connections accepted since the start.",
-    "connections_rejected": "Client connections closed at once at connections_max.",
-    "decode_errors": "Connections closed because the client broke the protocol.",
-    "received_bytes": "Bytes of requests received.",
-    "sent_bytes": "Bytes of replies handed to the kernel.",
-    "produced_batches": "Record batches appended.",
-    "produced_records": "Records appended.",
-    "produced_bytes": "Bytes of record batches appended.",
-    "duplicate_batches": "Batches of idempotent producers answered with their original offset.",
-    "fetched_bytes": "Bytes of record batches sent to consumers.",
-    "cache_hits": "Reads served from record buffers in memory.",
-    "cache_misses": "Reads that had to go to disk.",
-    "group_commits": "Durable writes of a partition, each serving all batches that waited.",
-    "group_commit_batches": "Record batches made durable by group commits.",
-    "write_bytes": "Bytes written to disk by group commits, padding included.",
-    "reading_paused": "Times that a connection's reading was paused at a byte budget.",
-}
-_GAUGES = {
-    "connections": "Client connections open now.",
-    "inflight_bytes": "Bytes of requests being handled now.",
-    "partial_frame_bytes": "Bytes of buffers for frames that are still arriving.",
-    "reply_bytes": "Bytes of replies that the kernel has not taken yet.",
-    "cache_bytes": "Bytes of record buffers held in memory.",
-    "partitions": "Partitions that this shard leads.",
-    "partitions_offline": "Partitions that this shard leads but cannot serve.",
-    "fetch_waiters": "Fetch requests waiting for data.",
-}
+if TYPE_CHECKING:
+    from rpk_py.partition import Partition
+
+LAG_INTERVAL_S: Final = 0.05
+LAG_WINDOW_S: Final = 30.0  # longer than scrapes are apart, so that each pause is in one
+SLICE_PARTITIONS: Final = 200  # of one part of a snapshot
+
+
+class Histogram:
+    """Counts by upper bound, and the sum. `buckets` has one more entry than `bounds`: +Inf."""
+
+    __slots__ = ("bounds", "buckets", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.buckets = [0] * (len(bounds) + 1)
+        self.sum: float = 0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.buckets[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def snapshot(self) -> list[Any]:
+        """[buckets, not cumulative; sum]"""
+        return [self.buckets.copy(), self.sum]
+
+
+class LoopLag:
+    """How late the loop runs what is due."""
+
+    __slots__ = ("_before_s", "_now_s", "_window_end_s", "histogram")
+
+    def __init__(self) -> None:
+        self.histogram = Histogram(LAG_BOUNDS)
+        self._now_s = self._before_s = self._window_end_s = 0.0
+
+    def observe(self, lag_s: float, now_s: float) -> None:
+        """One timer was `lag_s` late; less than 0 is the clock's grain."""
+        lag_s = max(lag_s, 0.0)
+        self.histogram.observe(lag_s)
+        if now_s >= self._window_end_s:
+            self._before_s, self._now_s = self._now_s, 0.0
+            self._window_end_s = now_s + LAG_WINDOW_S
+        self._now_s = max(self._now_s, lag_s)
+
+    @property
+    def max_s(self) -> float:
+        """The largest lag of this window and the one before."""
+        return max(self._now_s, self._before_s)
 
 
 class ShardMetrics:
-    """Plain ints of one shard; add to them directly: `metrics.cache_hits += 1`."""
+    """Plain ints of one shard; add to them directly: `metrics.produced_records += 1`.
+
+    Those that someone else keeps already are read at a snapshot, see `watch`.
+    """
 
     __slots__ = (
-        *_COUNTERS,
-        *_GAUGES,
+        *SHARD_VALUES,
+        "_commit_batches",
+        "_commit_bytes",
         "_sources",
+        "_write_seconds",
         "errors",
+        "fetch_wait_seconds",
+        "loop_lag",
+        "request_seconds",
         "requests",
-        "write_seconds_buckets",
-        "write_seconds_sum",
     )
 
-    connections_accepted: int
-    connections_rejected: int
     decode_errors: int
     received_bytes: int
     sent_bytes: int
+    reading_paused: int
+    fetch_waiters: int
+    connections: int
+    connections_accepted: int
+    connections_rejected: int
     produced_batches: int
     produced_records: int
     produced_bytes: int
     duplicate_batches: int
+    fetched_records: int
     fetched_bytes: int
-    cache_hits: int
-    cache_misses: int
-    group_commits: int
-    group_commit_batches: int
-    write_bytes: int
-    reading_paused: int
-    connections: int
-    inflight_bytes: int
-    partial_frame_bytes: int
-    reply_bytes: int
-    cache_bytes: int
-    partitions: int
-    partitions_offline: int
-    fetch_waiters: int
 
     def __init__(self) -> None:
-        for name in (*_COUNTERS, *_GAUGES):
+        for name in SHARD_VALUES:
             setattr(self, name, 0)
-        self.requests: dict[int, int] = {}  # by api key
-        self.errors: dict[int, int] = {}  # by error code, as partitions or replies carry it
-        self.write_seconds_buckets = [0] * (len(WRITE_SECONDS_BUCKETS) + 1)
-        self.write_seconds_sum = 0.0
-        self._sources: dict[str, Callable[[], int]] = {}
-
-    def count_request(self, api_key: int) -> None:
-        """Count one request of an API."""
-        self.requests[api_key] = self.requests.get(api_key, 0) + 1
-
-    def count_error(self, error_code: int) -> None:
-        """Count one error code sent to a client."""
-        self.errors[error_code] = self.errors.get(error_code, 0) + 1
-
-    def observe_write(self, seconds: float) -> None:
-        """Count the time from a group commit's submission to its durability."""
-        self.write_seconds_buckets[bisect_left(WRITE_SECONDS_BUCKETS, seconds)] += 1
-        self.write_seconds_sum += seconds
-
-    def watch(self, name: str, read: Callable[[], int]) -> None:
-        """Read a value that someone else keeps (the disk's counters) when a snapshot is taken.
-
-        `name` is one of the names above, or a new gauge of this shard.
-        """
-        self._sources[name] = read
-
-    def snapshot(self) -> dict[str, Any]:
-        """All values now, JSON-able."""
-        values = {name: getattr(self, name) for name in (*_COUNTERS, *_GAUGES)}
-        for name, read in self._sources.items():
-            values[name] = read()
-        return {
-            "values": values,
-            "requests": {str(key): count for key, count in self.requests.items()},
-            "errors": {str(code): count for code, count in self.errors.items()},
-            "write_seconds_buckets": list(self.write_seconds_buckets),
-            "write_seconds_sum": self.write_seconds_sum,
+        self.requests = dict.fromkeys(map(int, SUPPORTED), 0)
+        self.request_seconds = {int(key): Histogram(REQUEST_BOUNDS) for key in SUPPORTED}
+        self.errors: dict[tuple[int, int], int] = {}  # by API and error code
+        self.fetch_wait_seconds = Histogram(WAIT_BOUNDS)
+        self.loop_lag = LoopLag()
+        self._write_seconds = Histogram(WRITE_BOUNDS)
+        self._commit_batches = Histogram(BATCHES_BOUNDS)
+        self._commit_bytes = Histogram(WRITE_BYTES_BOUNDS)
+        self._sources: dict[str, Callable[[], float]] = {
+            "loop_lag_max_seconds": lambda: self.loop_lag.max_s
         }
 
+    def observe_request(self, api_key: int, seconds: float) -> None:
+        """A request's reply is handed over, `seconds` after its turn came."""
+        histogram = self.request_seconds[api_key]
+        histogram.buckets[bisect_left(REQUEST_BOUNDS, seconds)] += 1
+        histogram.sum += seconds
 
-def render(shards: Mapping[int, Mapping[str, Any]], broker: Mapping[str, float]) -> bytes:
-    """The exposition text of all shards.
+    def count_error(self, api_key: int, error_code: int) -> None:
+        """Count one error code sent to a client."""
+        key = (api_key, error_code)
+        self.errors[key] = self.errors.get(key, 0) + 1
 
-    shards  node id -> what that shard's `snapshot` returned
-    broker  values of the supervisor, by name without prefix
+    def observe_write(self, seconds: float, batches: int, size_bytes: int) -> None:
+        """A group commit of so many batches is durable, `seconds` after its submission."""
+        self._write_seconds.observe(seconds)
+        self._commit_batches.observe(batches)
+        self._commit_bytes.observe(size_bytes)
+
+    def watch(self, name: str, read: Callable[[], float]) -> None:
+        """Read a value that someone else keeps (the disk's counters) when a snapshot is taken.
+
+        `name` is one of SHARD_VALUES.
+        """
+        assert name in SHARD_VALUES
+        self._sources[name] = read
+
+    def snapshot(self) -> dict[str, list[list[Any]]]:
+        """Metric -> rows of label values, without the shard's, and a value; JSON-able.
+
+        A histogram's value is its `snapshot`.
+        """
+        rows = {full: [[getattr(self, name)]] for name, full in SHARD_VALUES.items()}
+        for name, read in self._sources.items():
+            rows[SHARD_VALUES[name]] = [[read()]]
+        seen = [key for key, count in self.requests.items() if count]
+        rows["rpk_requests_total"] = [[_api_name(key), self.requests[key]] for key in seen]
+        rows["rpk_request_seconds"] = [
+            [_api_name(key), self.request_seconds[key].snapshot()] for key in seen
+        ]
+        rows["rpk_errors_total"] = [
+            [_api_name(key), _error_name(code), count] for (key, code), count in self.errors.items()
+        ]
+        for name, histogram in (
+            ("rpk_fetch_wait_seconds", self.fetch_wait_seconds),
+            ("rpk_loop_lag_seconds", self.loop_lag.histogram),
+            ("rpk_write_seconds", self._write_seconds),
+            ("rpk_group_commit_batches", self._commit_batches),
+            ("rpk_group_commit_bytes", self._commit_bytes),
+        ):
+            rows[name] = [[histogram.snapshot()]]
+        return rows
+
+
+def snapshot_parts(
+    metrics: ShardMetrics, partitions: Iterable[Partition]
+) -> Iterator[dict[str, Any]]:
+    """The snapshot of a shard in parts, to be taken one a turn of the loop.
+
+    First {"rows": ShardMetrics.snapshot()}, then {"partitions": columns} with the topics, the
+    partition numbers, and PARTITION_COLUMNS of SLICE_PARTITIONS partitions at most.
     """
-    from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.core import (
-        CounterMetricFamily,
-        GaugeMetricFamily,
-        HistogramMetricFamily,
-        Metric,
-    )
-
-    class Collector:
-        def collect(self) -> Iterator[Metric]:
-            for name, value in broker.items():
-                yield GaugeMetricFamily(f"rpk_{name}", _BROKER_HELP[name], value=value)
-            yield from self.shard_values()
-            yield self.by_label("rpk_requests", "Requests by API.", "requests", "api", _api_name)
-            yield self.by_label(
-                "rpk_errors",
-                "Error codes that Produce and Fetch sent to clients.",
-                "errors",
-                "error",
-                _error_name,
-            )
-            yield self.write_seconds()
-
-        def shard_values(self) -> Iterator[Metric]:
-            extra = {name for shot in shards.values() for name in shot["values"]}
-            extra -= _COUNTERS.keys() | _GAUGES.keys()
-            gauges = _GAUGES | {name: f"{name} of the shard." for name in sorted(extra)}
-            family: CounterMetricFamily | GaugeMetricFamily
-            for name, text in (_COUNTERS | gauges).items():
-                kind = CounterMetricFamily if name in _COUNTERS else GaugeMetricFamily
-                family = kind(f"rpk_{name}", text, labels=["shard"])
-                for node_id, shot in shards.items():
-                    if name in shot["values"]:
-                        family.add_metric([str(node_id)], shot["values"][name])
-                yield family
-
-        def by_label(
-            self, name: str, text: str, key: str, label: str, label_of: Callable[[int], str]
-        ) -> Metric:
-            family = CounterMetricFamily(name, text, labels=["shard", label])
-            for node_id, shot in shards.items():
-                for number, count in shot[key].items():
-                    family.add_metric([str(node_id), label_of(int(number))], count)
-            return family
-
-        def write_seconds(self) -> Metric:
-            family = HistogramMetricFamily(
-                "rpk_write_seconds", "Time of one durable group commit.", labels=["shard"]
-            )
-            for node_id, shot in shards.items():
-                bounds = [str(bound) for bound in WRITE_SECONDS_BUCKETS] + ["+Inf"]
-                total = 0
-                buckets: list[tuple[str, float]] = []
-                for bound, count in zip(bounds, shot["write_seconds_buckets"], strict=True):
-                    total += count
-                    buckets.append((bound, total))
-                family.add_metric([str(node_id)], buckets, shot["write_seconds_sum"])
-            return family
-
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collector())
-    return generate_latest(registry)
+    rows = metrics.snapshot()
+    present = list(partitions)
+    rows["rpk_partition_offline"] = [[p.topic, str(p.index), 1] for p in present if p.offline]
+    yield {"rows": rows}
+    for start in range(0, len(present), SLICE_PARTITIONS):
+        yield {"partitions": _columns(present[start : start + SLICE_PARTITIONS])}
 
 
-_BROKER_HELP = {
-    "up": "1 while all shards serve.",
-    "shards": "Shards that this broker runs.",
-    "shards_ready": "Shards that serve now.",
-    "shard_restarts": "Shards that died and were started again.",
-    "topics": "Topics of the cluster.",
-    "metadata_revision": "Revision of the cluster's metadata.",
-    "uptime_seconds": "Time since the supervisor started.",
-    "resident_memory_bytes": "Proportional memory of the supervisor and all shards.",
-}
+def _columns(partitions: list[Partition]) -> list[list[Any]]:
+    logs = [p.log for p in partitions]
+    return [
+        [p.topic for p in partitions],
+        [p.index for p in partitions],
+        [p.bytes_in for p in partitions],
+        [p.records_in for p in partitions],
+        [p.bytes_out for p in partitions],
+        [p.records_out for p in partitions],
+        [round(log.write_seconds, 6) if log is not None else 0 for log in logs],
+        [log.writes if log is not None else 0 for log in logs],
+        [p.log_start_offset for p in partitions],
+        [log.log_end_offset if log is not None else -1 for log in logs],
+        [p.high_watermark for p in partitions],
+        [log.size_bytes if log is not None else 0 for log in logs],
+        [p.leader_epoch for p in partitions],
+    ]
 
 
 def _api_name(key: int) -> str:
-    try:
-        return ApiKey(key).name.title().replace("_", "")  # as in Kafka's guide: ListOffsets
-    except ValueError:
-        return str(key)
+    return ApiKey(key).name.title().replace("_", "")  # as in Kafka's guide: ListOffsets
 
 
 def _error_name(code: int) -> str:
@@ -238,16 +223,3 @@ def _error_name(code: int) -> str:
         return ErrorCode(code).name
     except ValueError:
         return str(code)
-
-
-def proportional_memory_bytes(pids: list[int]) -> int:
-    """Memory of processes with shared pages counted once (PSS), of those that still exist."""
-    total = 0
-    for pid in pids:
-        try:
-            with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as rollup:
-                lines = [line.split() for line in rollup if line.startswith("Pss:")]
-        except OSError:
-            continue
-        total += sum(int(line[1]) for line in lines) * 1024
-    return total or os.sysconf("SC_PAGE_SIZE")

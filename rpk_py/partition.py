@@ -38,6 +38,8 @@ class Partition:
     __slots__ = (
         "_fetch_waiters",
         "_produce_waiters",
+        "bytes_in",
+        "bytes_out",
         "error_message",
         "high_watermark",
         "index",
@@ -46,6 +48,8 @@ class Partition:
         "log_append_time",
         "max_message_bytes",
         "producers",
+        "records_in",
+        "records_out",
         "topic",
         "topic_id",
     )
@@ -69,6 +73,8 @@ class Partition:
         self.log: Log | None = None
         self.error_message: str | None = None
         self.high_watermark = 0
+        self.bytes_in = self.records_in = 0  # appended since this shard leads it
+        self.bytes_out = self.records_out = 0  # sent to consumers
         self._produce_waiters: deque[tuple[int, ProduceWaiter, object]] = deque()
         self._fetch_waiters: dict[FetchWaiter, None] = {}  # in order of arrival
 
@@ -121,6 +127,8 @@ class Partition:
         log = self.log
         assert log is not None
         base_offset = log.append(batch, header, self.leader_epoch)
+        self.bytes_in += len(batch)
+        self.records_in += header.record_count
         if header.producer_id >= 0:
             self.producers.update(
                 header.producer_id,

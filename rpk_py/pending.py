@@ -15,12 +15,13 @@ class Pending:
     """One reply to come. `complete` once; the connection subscribes at most once, before or
     after."""
 
-    __slots__ = ("_subscriber", "completed", "pipelined", "response")
+    __slots__ = ("_subscriber", "completed", "pipelined", "response", "waited_s")
 
     def __init__(self, pipelined: bool) -> None:
         self.pipelined = pipelined
         self.completed = False
         self.response: Any = None
+        self.waited_s = 0.0  # of its time, what the client asked it to wait
         self._subscriber: Callable[[Any], None] | None = None
 
     def complete(self, response: Any) -> None:

@@ -22,7 +22,7 @@ from rpk_py.data_dir import LOCK_NAME, RECYCLE
 from rpk_py.log_setup import make_logger
 from rpk_py.metadata.replica import OnDelta, open_replica
 from rpk_py.metadata.state import BrokerConfigsChanged, ClusterState, Delta
-from rpk_py.metrics import ShardMetrics
+from rpk_py.metrics import LAG_INTERVAL_S, ShardMetrics, snapshot_parts
 from rpk_py.partition_table import PartitionTable
 from rpk_py.producer_ids import ProducerIds
 from rpk_py.server import Server
@@ -89,7 +89,7 @@ async def _serve(
     table = PartitionTable(config, node_id, context, log)
     broker = Broker(node_id, config, replica, table, ProducerIds(replica), metrics, loop, log)
     _watch(metrics, broker, context, disk)
-    replica.snapshot_metrics = metrics.snapshot
+    replica.snapshot_metrics = lambda: snapshot_parts(metrics, table)
     # The configs first: what a delta opens is opened with those in force.
     replica.on_delta += [_follow_configs(broker), table.on_delta]
     await replica.start()
@@ -100,8 +100,10 @@ async def _serve(
     gc.set_threshold(*GC_THRESHOLDS)
     replica.ready(backend=disk.name, direct=direct, block_bytes=block_bytes)
     expire = loop.create_task(_expire_producers(broker))
+    lag = loop.create_task(_watch_loop(broker))
     await stop.wait()
     expire.cancel()
+    lag.cancel()
     await server.stop()
     await table.close()
     await disk.close()
@@ -131,6 +133,15 @@ async def _expire_producers(broker: Broker) -> None:
             partition.producers.expire(broker.clock_ms(), broker.config.producer_id_expiration_ms)
 
 
+async def _watch_loop(broker: Broker) -> None:
+    """Measure how late the loop is."""
+    while True:
+        due_s = broker.clock_s() + LAG_INTERVAL_S
+        await asyncio.sleep(LAG_INTERVAL_S)
+        now_s = broker.clock_s()
+        broker.metrics.loop_lag.observe(now_s - due_s, now_s)
+
+
 def _watch(metrics: ShardMetrics, broker: Broker, context: LogContext, disk: Disk) -> None:
     """Let the metrics read what their owners count already."""
     watch = metrics.watch
@@ -141,7 +152,6 @@ def _watch(metrics: ShardMetrics, broker: Broker, context: LogContext, disk: Dis
     watch("cache_hits", lambda: context.cache.hits)
     watch("cache_misses", lambda: context.cache.misses)
     watch("group_commits", lambda: disk.writes)
-    watch("group_commit_batches", lambda: context.committer.batches)
     watch("write_bytes", lambda: disk.write_bytes)
     watch("partitions", lambda: len(broker.partitions))
     watch("partitions_offline", lambda: sum(p.offline for p in broker.partitions))

@@ -50,14 +50,15 @@ class ShardLink:
         self.serving: asyncio.Task[None] | None = None  # reads the channel of its present life
         self.overdue: asyncio.TimerHandle | None = None  # until it serves
         self.requests_open = 0
+        self.requests: dict[str, int] = {}  # by operation, of all its lives
         self._config = config
         self._snapshot = snapshot
         self._queue: deque[tuple[bool, bytes]] = deque()  # (is a delta, frame)
         self._snapshot_due = False
         self._wake = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
-        self._metrics: dict[int, asyncio.Future[Json]] = {}
-        self._next_metrics_id = 1
+        self._metrics: asyncio.Future[list[Json]] | None = None  # asked for, not all here
+        self._metrics_parts: list[Json] = []
 
     async def run(self, control: socket.socket, on_message: Callable[[Json], Any]) -> None:
         """Serve one life of the shard's control channel; returns at its end.
@@ -81,8 +82,9 @@ class ShardLink:
             self._writer = None
             self._queue.clear()
             self._snapshot_due = False
-            for future in self._metrics.values():
-                future.cancel()
+            if self._metrics is not None:
+                self._metrics.cancel()
+                self._metrics = None
 
     def send(self, message: Json) -> None:
         """Queue one message; lost if the shard dies before."""
@@ -121,24 +123,34 @@ class ShardLink:
         except ConnectionError:
             return  # the shard died; the supervisor sees it by its exit
 
-    async def fetch_metrics(self) -> Json | None:
-        """The shard's counters, or None if it does not answer in time."""
-        request_id = self._next_metrics_id
-        self._next_metrics_id += 1
-        future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
-        self._metrics[request_id] = future
-        self.send({"type": "metrics_request", "id": request_id})
-        try:
-            done, _ = await asyncio.wait([future], timeout=self._config.metrics_timeout_s)
-            return future.result() if done and not future.cancelled() else None
-        finally:
-            del self._metrics[request_id]
+    async def fetch_metrics(self) -> list[Json] | None:
+        """The parts of the shard's snapshot, or None if they are not all here in time.
+
+        One request at a time: scrapes that overlap, or find a shard that still owes an answer,
+        wait for the same one.
+        """
+        if self._metrics is None:
+            self._metrics = asyncio.get_running_loop().create_future()
+            self._metrics_parts = []
+            self.send({"type": "metrics_request"})
+        answer = self._metrics
+        await asyncio.wait([answer], timeout=self._config.metrics_timeout_s)
+        return answer.result() if answer.done() and not answer.cancelled() else None
 
     def metrics_arrived(self, message: Json) -> None:
-        """Hand a metrics message to whoever asked for it."""
-        future = self._metrics.get(message["id"])
-        if future is not None and not future.done():
-            future.set_result(message["values"])
+        """Take one part; None as the last hands all of them to whoever waits."""
+        if self._metrics is None:
+            return
+        if message["part"] is not None:
+            self._metrics_parts.append(message["part"])
+        else:
+            self._metrics.set_result(self._metrics_parts)
+            self._metrics = None
+
+    @property
+    def queued_count(self) -> int:
+        """Messages that wait to be sent."""
+        return len(self._queue) + self._snapshot_due
 
     def kill(self) -> None:
         """End the process at once, if there is one."""

@@ -17,13 +17,13 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kafka_protocol.errors import ErrorCode
-from rpk_py import listeners, shard_link
+from rpk_py import exposition, listeners, shard_link
 from rpk_py.admin import AdminServer
 from rpk_py.config import Config
 from rpk_py.file_limit import raise_file_limit
@@ -192,6 +192,8 @@ class Supervisor:
     async def _answer(self, shard: ShardLink, message: Json) -> None:
         pid = shard.pid
         shard.requests_open += 1
+        op = str(message.get("op"))
+        shard.requests[op] = shard.requests.get(op, 0) + 1
         try:
             answer = await self._controller.handle(message)
         except Exception:
@@ -414,29 +416,34 @@ class Supervisor:
         starting = any(shard.state == shard_link.STARTING for shard in self._shards)
         return False, {"status": "starting" if starting else "recovering", **where}
 
-    async def metrics(self) -> bytes:
-        """The body for GET /metrics: all shards that answer in time."""
-        from rpk_py import metrics
-
+    async def metrics(self) -> AsyncIterator[bytes]:
+        """The body for GET /metrics, in pieces: all shards that answer in time."""
         live = [shard for shard in self._shards if shard.state == shard_link.READY]
         answers = await asyncio.gather(*(shard.fetch_metrics() for shard in live))
-        shots = {
+        parts = {
             shard.node_id: answer
             for shard, answer in zip(live, answers, strict=True)
             if answer is not None
         }
-        pids = [shard.pid for shard in self._shards if shard.pid is not None]
-        broker = {
-            "up": float(self._ready()),
-            "shards": len(self._shards),
-            "shards_ready": len(live),
-            "shard_restarts": sum(shard.restarts for shard in self._shards),
-            "topics": len(self._state.topics),
-            "metadata_revision": self._state.revision,
-            "uptime_seconds": time.monotonic() - self._started_s,
-            "resident_memory_bytes": metrics.proportional_memory_bytes([os.getpid(), *pids]),
+        rows: exposition.Rows = {
+            "rpk_up": [[int(self._ready())]],
+            "rpk_shards": [[len(self._shards)]],
+            "rpk_shards_ready": [[len(live)]],
+            "rpk_topics": [[len(self._state.topics)]],
+            "rpk_metadata_revision": [[self._state.revision]],
+            "rpk_uptime_seconds": [[time.monotonic() - self._started_s]],
+            "rpk_metadata_commit_seconds": [[self._controller.commit_seconds.snapshot()]],
+            "rpk_shard_up": [[str(s.node_id), int(s.node_id in parts)] for s in self._shards],
+            "rpk_shard_restarts_total": [[str(s.node_id), s.restarts] for s in self._shards],
+            "rpk_control_queue_messages": [[str(s.node_id), s.queued_count] for s in self._shards],
+            "rpk_control_requests_total": [
+                [op, str(s.node_id), n] for s in self._shards for op, n in s.requests.items()
+            ],
         }
-        return metrics.render(shots, broker)
+        pids = {str(shard.node_id): shard.pid for shard in self._shards if shard.pid is not None}
+        for _ in exposition.process_rows({"": os.getpid(), **pids}, rows):
+            await asyncio.sleep(0)
+        return exposition.render(rows, parts)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

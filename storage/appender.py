@@ -91,6 +91,8 @@ class SegmentAppender:
         "segment",
         "segment_bytes",
         "write_caching",
+        "write_seconds",
+        "writes",
         "written_offset",
     )
 
@@ -123,6 +125,8 @@ class SegmentAppender:
         self._flush_timer: TimerHandle | None = None
         self._unflushed_bytes = 0
         self._unchecked_bytes = 0
+        self.writes = 0  # durable ones, and their seconds from submit to durable
+        self.write_seconds = 0.0
         self.dirty = False
         self.failed: StorageError | None = None
         self.segment_bytes = 1 << 30
@@ -316,8 +320,10 @@ class SegmentAppender:
         record.done = True
         record.view = WRITTEN  # the body is what is served; one object less for each record kept
         committer = self._committer
-        committer.batches += len(record.batch_bases)
-        committer.observe_write(committer.clock_s() - record.submitted_s)
+        seconds = committer.clock_s() - record.submitted_s
+        self.writes += 1
+        self.write_seconds += seconds
+        committer.observe_write(seconds, len(record.batch_bases), total)
         in_flight, segment = self._in_flight, self.segment
         assert segment is not None
         if not in_flight[0].done:

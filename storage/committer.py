@@ -28,7 +28,7 @@ class Flushable(Protocol):
         """Stop for good."""
 
 
-def _ignore(_seconds: float) -> None:
+def _ignore(_seconds: float, _batches: int, _size_bytes: int) -> None:
     """Nobody measures."""
 
 
@@ -39,7 +39,6 @@ class Committer:
         "_dirty",
         "_loop",
         "_scheduled",
-        "batches",
         "clock_s",
         "disk",
         "observe_write",
@@ -52,13 +51,13 @@ class Committer:
         disk: Disk,
         loop: asyncio.AbstractEventLoop,
         clock_s: Callable[[], float],
-        observe_write: Callable[[float], None] = _ignore,
+        observe_write: Callable[[float, int, int], None] = _ignore,
         pending_bytes_max: int = 256 << 20,
     ) -> None:
         self.disk = disk
         self.clock_s = clock_s  # not the loop's, which stands still within a tick
-        self.observe_write = observe_write  # given the seconds from submit to durable, each write
-        self.batches = 0  # record batches made durable
+        # Told of each durable write: seconds from its submit, record batches, bytes.
+        self.observe_write = observe_write
         self.pending_bytes = 0  # of batches that are appended and not durable
         self.pending_bytes_max = pending_bytes_max  # beyond it write.caching is suspended
         self._loop = loop

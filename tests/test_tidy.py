@@ -32,13 +32,12 @@ PROTOCOL_FORBIDDEN = {"asyncio", "logging", "time", "random", "os", "socket", "t
 PROTOCOL_THIRD_PARTY = {"crc32c", "cramjam"}
 STORAGE_THIRD_PARTY = {"crc32c", "liburing"}
 STORAGE_FROM_PROTOCOL = {"kafka_protocol.record_batch", "kafka_protocol.errors"}
-BROKER_THIRD_PARTY = {"click", "h11", "prometheus_client", "structlog", "uvloop"}
+BROKER_THIRD_PARTY = {"click", "h11", "structlog", "uvloop"}
 
 # One importer each: everything behind it can be replaced, faked or left out in one place.
 ONLY_IMPORTER = {
     "liburing": "storage/uring.py",
     "uvloop": "rpk_py/shard.py",
-    "prometheus_client": "rpk_py/metrics.py",
     "sqlite3": "rpk_py/metadata/sqlite_store.py",
     "h11": "rpk_py/admin.py",
 }
@@ -461,7 +460,7 @@ SAMPLES: list[tuple[str, str, str]] = [
     ("broker_imports_known_packages", "rpk_py/shard.py", "import numpy"),
     ("one_importer_each", "storage/log.py", "import liburing"),
     ("one_importer_each", "rpk_py/server.py", "def f():\n    import uvloop"),
-    ("one_importer_each", "rpk_py/shard.py", "from prometheus_client import Counter"),
+    ("one_importer_each", "rpk_py/supervisor.py", "from h11 import Connection"),
     ("one_importer_each", "rpk_py/metadata/controller.py", "import sqlite3"),
     ("one_importer_each", "rpk_py/server.py", "import h11"),
     ("one_asyncio_protocol", "rpk_py/server.py", "class A(asyncio.Protocol): ..."),

@@ -22,6 +22,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Final, NamedTuple
 
+from kafka_protocol.api_key import ApiKey
 from kafka_protocol.compression import ZSTD
 from kafka_protocol.errors import ErrorCode
 from kafka_protocol.messages.current_leader import LeaderIdAndEpoch
@@ -62,13 +63,14 @@ class _Cold(NamedTuple):
 class PendingFetch(Pending):
     """A long poll: a FetchWaiter of every partition that it asked for."""
 
-    __slots__ = ("_ctx", "_looks", "_partitions", "_request", "_timer")
+    __slots__ = ("_ctx", "_looks", "_parked_s", "_partitions", "_request", "_timer")
 
     def __init__(self, ctx: RequestContext, request: FetchRequest) -> None:
         super().__init__(pipelined=False)
         self._ctx = ctx
         self._request = request
         self._looks = False
+        self._parked_s = ctx.broker.clock_s()
         self._partitions = [
             partition
             for topic in request.topics
@@ -106,8 +108,11 @@ class PendingFetch(Pending):
         if self.completed:
             return
         self._stop_waiting()
+        broker = self._ctx.broker
+        self.waited_s = broker.clock_s() - self._parked_s
+        broker.metrics.fetch_wait_seconds.observe(self.waited_s)
         read = _Read(self._ctx, self._request)
-        self._ctx.broker.metrics.fetched_bytes += read.bytes
+        read.count()
         # What is cold by now is left for the client's next fetch, which reads it from disk.
         self.complete(read.response)
 
@@ -125,13 +130,14 @@ def handle(
 ) -> FetchResponse | PendingFetch | Awaitable[FetchResponse]:
     """Answer from memory at once, from disk later, or wait for data."""
     if request.session_epoch not in (_SESSION_FULL, _SESSION_NONE):
+        ctx.broker.metrics.count_error(ApiKey.FETCH, ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
         return FetchResponse(error_code=ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
     read = _Read(ctx, request)
     if read.cold:
         return _finish_cold(ctx, read)
     enough = read.bytes >= request.min_bytes
     if enough or read.must_answer or request.max_wait_ms <= 0 or ctx.broker.stopping:
-        ctx.broker.metrics.fetched_bytes += read.bytes
+        read.count()
         return read.response
     return PendingFetch(ctx, request)
 
@@ -146,10 +152,19 @@ class _Read:
     """One pass over the request's partitions: the response as far as memory has it.
 
     `must_answer` is set by an error or where nothing was asked for; `cold` lists what is only on
-    disk.
+    disk; `errors` and `sent` are counted once the response is the answer.
     """
 
-    __slots__ = ("budget_bytes", "bytes", "cold", "ctx", "must_answer", "response")
+    __slots__ = (
+        "budget_bytes",
+        "bytes",
+        "cold",
+        "ctx",
+        "errors",
+        "must_answer",
+        "response",
+        "sent",
+    )
 
     def __init__(self, ctx: RequestContext, request: FetchRequest) -> None:
         broker = ctx.broker
@@ -157,6 +172,8 @@ class _Read:
         self.response = FetchResponse()
         self.bytes = 0
         self.cold: list[_Cold] = []
+        self.errors: list[ErrorCode] = []
+        self.sent: list[tuple[Partition, int, int]] = []  # with bytes, records
         self.must_answer = not any(topic.partitions for topic in request.topics)
         unsent_room = max(broker.config.reply_bytes_max - broker.unsent_bytes, 0)
         self.budget_bytes = min(request.max_bytes, broker.config.fetch_max_bytes, unsent_room)
@@ -201,21 +218,37 @@ class _Read:
             self.cold.append(_Cold(partition, offset, max_bytes, first, answer))
             self.budget_bytes -= max(max_bytes, 0)
         else:
-            self.add(answer, found[0])
-            self.budget_bytes -= sum(map(len, found[0]))
+            slices, next_offset = found
+            self.budget_bytes -= self.add(answer, partition, slices, next_offset - offset)
 
-    def add(self, answer: PartitionData, slices: list[memoryview]) -> None:
-        """Put records into a partition's answer."""
+    def add(
+        self, answer: PartitionData, partition: Partition, slices: list[memoryview], records: int
+    ) -> int:
+        """Put records into a partition's answer; returns their bytes."""
+        size = sum(map(len, slices))
         if self.ctx.api_version < _ZSTD_SINCE and _has_zstd(slices):
             self._fail(answer, ErrorCode.UNSUPPORTED_COMPRESSION_TYPE)
-            return
+            return size
         answer.records = list(slices)
-        self.bytes += sum(map(len, slices))
+        self.bytes += size
+        self.sent.append((partition, size, records))
+        return size
+
+    def count(self) -> None:
+        """This is the answer: count what it sends."""
+        metrics = self.ctx.broker.metrics
+        metrics.fetched_bytes += self.bytes
+        for partition, size, records in self.sent:
+            metrics.fetched_records += records
+            partition.bytes_out += size
+            partition.records_out += records
+        for error in self.errors:
+            metrics.count_error(ApiKey.FETCH, error)
 
     def _fail(self, answer: PartitionData, error: ErrorCode) -> None:
         answer.error_code = error
         self.must_answer = True
-        self.ctx.broker.metrics.count_error(error)
+        self.errors.append(error)
 
     def _refuse(self, topic: FetchTopic, answer: PartitionData) -> None:
         """The partition is not here: say who leads it (KIP-951), or that it does not exist."""
@@ -239,25 +272,25 @@ class _Read:
 async def _finish_cold(ctx: RequestContext, read: _Read) -> FetchResponse:
     """Read what is not in memory, all partitions at the same time."""
     results = await asyncio.gather(*(_read_cold(cold) for cold in read.cold))
-    for cold, slices in zip(read.cold, results, strict=True):
-        if slices is None:
+    for cold, found in zip(read.cold, results, strict=True):
+        if found is None:
             read.fail_cold(cold)
         else:
-            read.add(cold.answer, slices)
-    ctx.broker.metrics.fetched_bytes += read.bytes
+            slices, next_offset = found
+            read.add(cold.answer, cold.partition, slices, next_offset - cold.offset)
+    read.count()
     return read.response
 
 
-async def _read_cold(cold: _Cold) -> list[memoryview] | None:
+async def _read_cold(cold: _Cold) -> tuple[list[memoryview], int] | None:
     log = cold.partition.log
     assert log is not None
     try:
-        slices, _next_offset = await log.read(
+        return await log.read(
             cold.offset, cold.partition.high_watermark, cold.max_bytes, cold.first
         )
     except StorageError:
         return None
-    return slices
 
 
 def _has_zstd(slices: list[memoryview]) -> bool:

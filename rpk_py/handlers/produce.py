@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from kafka_protocol.api_key import ApiKey
 from kafka_protocol.compression import NONE, ZSTD
 from kafka_protocol.errors import ErrorCode
 from kafka_protocol.messages.current_leader import LeaderIdAndEpoch
@@ -163,7 +164,7 @@ def _fail(
 ) -> None:
     answer.error_code = error
     answer.error_message = message
-    ctx.broker.metrics.count_error(error)
+    ctx.broker.metrics.count_error(ApiKey.PRODUCE, error)
 
 
 def _wait(

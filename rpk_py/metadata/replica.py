@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 from kafka_protocol.errors import ErrorCode
@@ -66,7 +66,7 @@ class MetadataReplica:
                 its own in them.
     on_stop     the supervisor asks for a graceful stop
     on_lost     the supervisor is gone: the shard must end
-    snapshot_metrics  answers a metrics request with JSON-able values
+    snapshot_metrics  answers a metrics request with JSON-able parts, one a turn of the loop
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class MetadataReplica:
         self.on_delta: list[OnDelta] = []
         self.on_stop: Callable[[], None] = _nothing
         self.on_lost: Callable[[], None] = _nothing
-        self.snapshot_metrics: Callable[[], Json] = dict
+        self.snapshot_metrics: Callable[[], Iterable[Json]] = tuple
         self._reader = reader
         self._writer = writer
         self._log = log
@@ -276,11 +276,22 @@ class MetadataReplica:
                 if future is not None and not future.done():
                     future.set_result(message)
             elif kind == "metrics_request":
-                values = self.snapshot_metrics()
-                self._send({"type": "metrics", "id": message["id"], "values": values})
+                self._spawn(self._send_metrics())
             elif kind == "stop":
                 self.on_stop()
         self._lose()
+
+    async def _send_metrics(self) -> None:
+        try:
+            for part in self.snapshot_metrics():
+                self._send({"type": "metrics", "part": part})
+                await self._writer.drain()
+                await asyncio.sleep(0)
+        except ConnectionError:
+            return  # the supervisor is gone, which ends the shard
+        except Exception:
+            self._log.exception("a metrics snapshot failed")
+        self._send({"type": "metrics", "part": None})
 
     async def _apply_updates(self) -> None:
         while True:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from rpk_py.admin import AdminServer
 from rpk_py.config import Config
-from rpk_py.metrics import ShardMetrics, render
 
 
 class SilentLog:
@@ -31,15 +32,21 @@ class Admin:
         self.config = Config(data_dir=Path("/data"), **config)
         self.status: tuple[bool, dict[str, Any]] = (True, {"status": "ready"})
         self.broken = False
+        self.breaks_later = False
         self.exposition = b"rpk_up 1\n"
         self.log = SilentLog()
         self.server = AdminServer(self.config, lambda: self.status, self.metrics, self.log)
         self.port = 0
 
-    async def metrics(self) -> bytes:
+    async def metrics(self) -> AsyncIterator[bytes]:
         if self.broken:
             raise RuntimeError("no metrics today")
-        return self.exposition
+        return self.pieces()
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        yield self.exposition
+        if self.breaks_later:
+            raise RuntimeError("no more of them")
 
     async def start(self) -> None:
         listener = socket.create_server(("127.0.0.1", 0))
@@ -63,8 +70,23 @@ class Admin:
 def split(answer: bytes) -> tuple[int, dict[str, str], bytes]:
     head, _, body = answer.partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
-    headers = dict(line.split(": ", 1) for line in lines)  # ours are in lower case
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    if headers.get("transfer-encoding") == "chunked":
+        body = b"".join(chunks(body))
     return int(status.split()[1]), headers, body
+
+
+def chunks(body: bytes) -> Iterator[bytes]:
+    """What a chunked body consists of; AssertionError if it is cut short."""
+    while True:
+        size_text, ended, rest = body.partition(b"\r\n")
+        assert ended
+        size = int(size_text, 16)
+        if size == 0:
+            return
+        assert rest[size : size + 2] == b"\r\n"
+        yield rest[:size]
+        body = rest[size + 2 :]
 
 
 def run(scenario: Callable[[Admin], Coroutine[Any, Any, None]], **config: Any) -> Admin:
@@ -204,28 +226,24 @@ def test_a_failure_is_500_and_logged() -> None:
     assert run(scenario).log.events == ["an admin request failed"]
 
 
-def test_the_exposition_holds_every_shards_values_with_labels() -> None:
-    one, two = ShardMetrics(), ShardMetrics()
-    one.count_request(0)
-    one.count_request(2)
-    one.count_error(6)
-    one.cache_hits += 5
-    one.observe_write(0.003)
-    one.observe_write(99.0)
-    two.watch("connections", lambda: 7)
-    shots = {0: one.snapshot(), 1: two.snapshot()}
-    text = render(json.loads(json.dumps(shots)), {"up": 1.0}).decode()
-    for line in (
-        "rpk_up 1.0",
-        'rpk_requests_total{api="Produce",shard="0"} 1.0',
-        'rpk_requests_total{api="ListOffsets",shard="0"} 1.0',
-        'rpk_errors_total{error="NOT_LEADER_OR_FOLLOWER",shard="0"} 1.0',
-        'rpk_cache_hits_total{shard="0"} 5.0',
-        'rpk_connections{shard="1"} 7.0',
-        'rpk_write_seconds_bucket{le="0.0025",shard="0"} 0.0',
-        'rpk_write_seconds_bucket{le="0.005",shard="0"} 1.0',
-        'rpk_write_seconds_bucket{le="+Inf",shard="0"} 2.0',
-        'rpk_write_seconds_count{shard="0"} 2.0',
-        "# HELP rpk_cache_hits_total Reads served from record buffers in memory.",
-    ):
-        assert line in text.splitlines()
+def test_a_failure_in_the_middle_cuts_the_reply_short_and_is_logged() -> None:
+    async def scenario(admin: Admin) -> None:
+        admin.breaks_later = True
+        request = b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", admin.port)
+        writer.write(request)
+        await reader.readuntil(b"rpk_up 1\n")
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await reader.readuntil(b"\r\n0\r\n")
+        writer.close()
+
+    assert run(scenario).log.events == ["an admin request failed"]
+
+
+def test_http_1_0_gets_the_metrics_without_chunks() -> None:
+    async def scenario(admin: Admin) -> None:
+        status, headers, body = split(await admin.send(b"GET /metrics HTTP/1.0\r\n\r\n"))
+        assert (status, body) == (200, b"rpk_up 1\n")
+        assert "transfer-encoding" not in headers
+
+    run(scenario)

@@ -278,8 +278,9 @@ def test_when_the_supervisor_dies_requests_end_and_the_shard_is_told() -> None:
 def test_a_stop_and_a_metrics_request_reach_the_shard() -> None:
     async def scenario(cluster: Cluster) -> None:
         one = await cluster.add_shard()
-        one.snapshot_metrics = lambda: {"values": {"connections": 3}}
-        assert await cluster.links[0].fetch_metrics() == {"values": {"connections": 3}}
+        one.snapshot_metrics = lambda: [{"rows": {}}, {"partitions": []}]
+        both = [cluster.links[0].fetch_metrics() for _ in range(2)]
+        assert await asyncio.gather(*both) == [[{"rows": {}}, {"partitions": []}]] * 2
         stopped = asyncio.Event()
         one.on_stop = stopped.set
         cluster.links[0].send({"type": "stop"})
@@ -417,5 +418,25 @@ def test_altered_configs_reach_every_shard_and_bad_ones_nobody() -> None:
         assert "flush.ms" in two.state.topics["t"].configs  # validate only
         await one.alter_configs([removed], True, False)
         assert two.state.topics["t"].configs == {"segment.bytes": "1048576"}
+
+    run(scenario)
+
+
+def test_configs_without_effect_are_reported_when_set_and_not_when_checked() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        one = await cluster.add_shard()
+        idle = "leader.replication.throttled.replicas"
+        spec = TopicSpec("t", configs=[(idle, "0:1"), ("flush.ms", "7")])
+        change = ConfigResource(TOPIC, "t", [(idle, 0, "0:2")])
+        await one.create_topics([spec], 10_000, True)
+        assert not cluster.log.events
+        await one.create_topics([spec], 10_000, False)
+        assert len(cluster.log.events) == 1
+        await one.alter_configs([change], True, True)
+        assert len(cluster.log.events) == 1
+        await one.alter_configs([change], True, False)
+        assert cluster.log.events == 2 * [
+            "these topic configs are stored but have no effect in this version"
+        ]
 
     run(scenario)

@@ -1,0 +1,127 @@
+"""The text of GET /metrics, from the snapshots of all shards (Prometheus text format 0.0.4).
+
+Which process: supervisor. A family's lines have to stand together, so a partition is met again
+in every family: its labels are made once, its values come as columns. The text is made in pieces
+of LINES_MAX lines, and the loop runs on between them; it never exists as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from rpk_py.metric_table import METRICS, PARTITION_COLUMNS, Metric
+from rpk_py.process_stats import read_process
+
+LINES_MAX: Final = 2000  # of one piece: about a millisecond
+
+Rows: TypeAlias = dict[str, list[list[Any]]]
+"""Metric -> rows of label values and a value; a histogram's is [buckets, sum]."""
+_Slices: TypeAlias = list[tuple[list[str], list[list[Any]]]]
+
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
+def process_rows(pids: Mapping[str, int], rows: Rows) -> Iterator[None]:
+    """Add what /proc knows of the supervisor ("") and of each shard (its node id) to `rows`.
+
+    A generator that yields after each process, since that may take milliseconds.
+    """
+    total = 0
+    for shard, pid in pids.items():
+        stats = read_process(pid)
+        if stats is not None:
+            labels = ["shard" if shard else "supervisor", shard]
+            total += stats.proportional_bytes
+            for name, value in (
+                ("rpk_process_resident_bytes", stats.resident_bytes),
+                ("rpk_process_proportional_bytes", stats.proportional_bytes),
+                ("rpk_process_open_fds", stats.open_fds),
+                ("rpk_process_start_time_seconds", stats.started_s),
+            ):
+                rows.setdefault(name, []).append([*labels, value])
+            for mode, seconds in (("user", stats.user_s), ("system", stats.system_s)):
+                rows.setdefault("rpk_process_cpu_seconds_total", []).append(
+                    [*labels, mode, seconds]
+                )
+        yield
+    rows["rpk_resident_memory_bytes"] = [[total or os.sysconf("SC_PAGE_SIZE")]]
+
+
+async def render(
+    broker: Rows, shards: Mapping[int, Sequence[Mapping[str, Any]]]
+) -> AsyncIterator[bytes]:
+    """The exposition, in pieces.
+
+    Shapes:  broker  the supervisor's rows, with all label values that the metric has
+             shards  node id -> the parts of that shard's snapshot (metrics.snapshot_parts)
+    """
+    rows = {name: list(of_broker) for name, of_broker in broker.items()}
+    slices: _Slices = []
+    for node_id, parts in shards.items():
+        for part in parts:
+            for name, of_shard in part.get("rows", {}).items():
+                rows.setdefault(name, []).extend(
+                    [*row[:-1], str(node_id), row[-1]] for row in of_shard
+                )
+            if "partitions" in part:
+                topics, indexes, *columns = part["partitions"]
+                slices.append((_partition_labels(topics, indexes, node_id), columns))
+                await asyncio.sleep(0)
+    lines: list[str] = []
+    for metric in METRICS.values():
+        lines.append(f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}\n")
+        for row in rows.get(metric.name, ()):
+            lines.extend(_row_lines(metric, row))
+        for labels, name, column in _columns_of(metric, slices):
+            lines += [
+                f"{name}{{{label}}} {value}\n" for label, value in zip(labels, column, strict=True)
+            ]
+            if len(lines) >= LINES_MAX:
+                yield "".join(lines).encode()
+                lines.clear()
+                await asyncio.sleep(0)
+    yield "".join(lines).encode()
+
+
+def _columns_of(metric: Metric, slices: _Slices) -> Iterator[tuple[list[str], str, list[Any]]]:
+    """(labels, name of the series, values) of a family of partitions, slice by slice."""
+    endings = ("_sum", "_count") if metric.kind == "summary" else ("",)
+    for name in (metric.name + ending for ending in endings):
+        if name in PARTITION_COLUMNS:
+            position = PARTITION_COLUMNS.index(name)
+            for labels, columns in slices:
+                yield labels, name, columns[position]
+
+
+def _partition_labels(topics: list[str], indexes: list[int], node_id: int) -> list[str]:
+    # A topic's name needs no escape: Kafka's rules leave only letters, digits and "._-".
+    return [
+        f'topic="{topic}",partition="{index}",shard="{node_id}"'
+        for topic, index in zip(topics, indexes, strict=True)
+    ]
+
+
+def _row_lines(metric: Metric, row: list[Any]) -> Iterator[str]:
+    *values, value = row
+    labels = [
+        f'{name}="{str(text).translate(_ESCAPES)}"'
+        for name, text in zip(metric.labels, values, strict=True)
+    ]
+    if metric.kind != "histogram":
+        yield f"{metric.name}{_braces(labels)} {value}\n"
+        return
+    buckets, total = value
+    count = 0
+    for bound, here in zip((*metric.bounds, "+Inf"), buckets, strict=True):
+        count += here
+        le = _braces([*labels, f'le="{bound}"'])
+        yield f"{metric.name}_bucket{le} {count}\n"
+    yield f"{metric.name}_sum{_braces(labels)} {total}\n"
+    yield f"{metric.name}_count{_braces(labels)} {count}\n"
+
+
+def _braces(labels: list[str]) -> str:
+    return f"{{{','.join(labels)}}}" if labels else ""

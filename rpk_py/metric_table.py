@@ -1,0 +1,480 @@
+"""Every metric of the broker: its name, type, labels and meaning, and what to do about it.
+
+Both sides read this table: a shard counts under these names, the supervisor renders them in this
+order, and docs/METRICS.md is made from it. Names follow Prometheus: `rpk_` in front, the unit at
+the end, `_total` behind a counter. Pure data; no process of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+Kind: TypeAlias = Literal["counter", "gauge", "histogram", "summary"]
+
+# Upper bounds in seconds: a consumer NVMe drive flushes in 0.5 to 5 ms, a cloud volume in tens.
+WRITE_BOUNDS: Final = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5),
+)
+REQUEST_BOUNDS: Final = (*WRITE_BOUNDS, 5.0, 10.0, 30.0)
+WAIT_BOUNDS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+# The timer that measures counts in whole milliseconds.
+LAG_BOUNDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+BATCHES_BOUNDS: Final = tuple(1 << n for n in range(11))
+WRITE_BYTES_BOUNDS: Final = tuple(4096 << n for n in range(10))  # to 2 MiB: a full record and more
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One family. `advice`: what a high (or the named) value means to an operator. `bounds`: the
+    upper bounds of a histogram's buckets, ascending, without +Inf."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    help: str
+    advice: str
+    bounds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Metrics that have their source in common; a section of docs/METRICS.md."""
+
+    title: str
+    text: str
+    metrics: tuple[Metric, ...]
+
+
+def _rows(labels: tuple[str, ...], *rows: tuple[str, Kind, str, str]) -> tuple[Metric, ...]:
+    return tuple(Metric(name, kind, labels, text, advice) for name, kind, text, advice in rows)
+
+
+_BROKER = Group(
+    "The broker",
+    "Kept by the supervisor; there also while shards are dead, stopped or starting.",
+    (
+        *_rows(
+            (),
+            ("rpk_up", "gauge", "1 while all shards serve.", "0: see rpk_shard_up."),
+            ("rpk_shards", "gauge", "Shards that this broker runs.", ""),
+            ("rpk_shards_ready", "gauge", "Shards that serve now.", "Below rpk_shards: the log."),
+            ("rpk_topics", "gauge", "Topics of the cluster.", ""),
+            (
+                "rpk_metadata_revision",
+                "gauge",
+                "Revision of the cluster's metadata.",
+                "Grows fast: somebody creates and deletes topics in a loop.",
+            ),
+            ("rpk_uptime_seconds", "gauge", "Time since the supervisor started.", ""),
+            (
+                "rpk_resident_memory_bytes",
+                "gauge",
+                "Memory of the supervisor and all shards, shared pages counted once (PSS).",
+                "Lower cache_bytes, connections_max or the number of shards.",
+            ),
+        ),
+        Metric(
+            "rpk_metadata_commit_seconds",
+            "histogram",
+            (),
+            "Time of one metadata commit, to stable storage.",
+            "The disk is slow or full; topics are created slowly, data is not held up.",
+            WRITE_BOUNDS,
+        ),
+        *_rows(
+            ("shard",),
+            (
+                "rpk_shard_up",
+                "gauge",
+                "1 if the shard's values are in this scrape; 0 if it is not ready, or did not"
+                " answer within metrics_timeout_s.",
+                "0: it died (rpk_shard_restarts_total), recovers, or its loop is held up.",
+            ),
+            (
+                "rpk_shard_restarts_total",
+                "counter",
+                "Times that the shard died and was started again.",
+                "The log says what ended it.",
+            ),
+            (
+                "rpk_control_queue_messages",
+                "gauge",
+                "Messages (metadata changes, replies) that wait to be sent to the shard.",
+                "The shard does not keep up: see rpk_loop_lag_seconds.",
+            ),
+        ),
+        *_rows(
+            ("op", "shard"),
+            (
+                "rpk_control_requests_total",
+                "counter",
+                "Metadata requests of the shard to the controller.",
+                "Many clients change topics or configurations, or start new producers.",
+            ),
+        ),
+    ),
+)
+
+_PROCESSES = Group(
+    "Processes",
+    'Read from /proc by the supervisor, for itself (`process="supervisor"`) and for every shard'
+    " that exists, answering or not.",
+    (
+        *_rows(
+            ("process", "shard"),
+            (
+                "rpk_process_resident_bytes",
+                "gauge",
+                "Resident memory (RSS), shared pages included.",
+                "Compare rpk_cache_bytes, rpk_inflight_bytes, rpk_partial_frame_bytes and"
+                " rpk_reply_bytes, which bound it.",
+            ),
+            (
+                "rpk_process_proportional_bytes",
+                "gauge",
+                "Proportional memory (PSS): pages shared by n processes count 1/n.",
+                "As above; this one adds up over the processes.",
+            ),
+            (
+                "rpk_process_open_fds",
+                "gauge",
+                "Open files: connections, segments of partitions, and about 15 more.",
+                "Near the limit (ulimit -n): raise it, or lower connections_max.",
+            ),
+            (
+                "rpk_process_start_time_seconds",
+                "gauge",
+                "When the process started, in seconds since the epoch.",
+                "Changes when a shard is started again; its counters then begin at 0.",
+            ),
+        ),
+        *_rows(
+            ("process", "shard", "mode"),
+            (
+                "rpk_process_cpu_seconds_total",
+                "counter",
+                'CPU time, mode="user" and mode="system".',
+                "A rate near 1 for one shard: that core is full; spread partitions, or use"
+                " more shards.",
+            ),
+        ),
+    ),
+)
+
+_REQUESTS = Group(
+    "Requests of a shard",
+    "A request's time runs from when its frame is whole and its turn on the connection has come"
+    " to when its reply is handed to the kernel: decoding, the disk, waiting for replies before"
+    " it. The time that a Fetch waits for new data because the client asked it to is not in it,"
+    " but in rpk_fetch_wait_seconds. A request whose client left has no time.",
+    (
+        Metric(
+            "rpk_requests_total",
+            "counter",
+            ("api", "shard"),
+            "Requests received, by API.",
+            "",
+        ),
+        Metric(
+            "rpk_request_seconds",
+            "histogram",
+            ("api", "shard"),
+            "Time to answer a request, without the wait of a Fetch for new data.",
+            "Produce: compare rpk_write_seconds (the disk) and rpk_loop_lag_seconds (the CPU)."
+            " Fetch: rpk_cache_misses_total.",
+            REQUEST_BOUNDS,
+        ),
+        Metric(
+            "rpk_fetch_wait_seconds",
+            "histogram",
+            ("shard",),
+            "Time that a Fetch without enough data waited for it, at most its max_wait_ms.",
+            "High is normal: the consumers are caught up.",
+            WAIT_BOUNDS,
+        ),
+        Metric(
+            "rpk_errors_total",
+            "counter",
+            ("api", "error", "shard"),
+            "Error codes sent to clients, one for each topic, partition or request that has one.",
+            "NOT_LEADER_OR_FOLLOWER and UNKNOWN_TOPIC_OR_PARTITION after changes are normal;"
+            " KAFKA_STORAGE_ERROR: see rpk_partition_offline.",
+        ),
+        *_rows(
+            ("shard",),
+            (
+                "rpk_decode_errors_total",
+                "counter",
+                "Connections closed because the client broke the protocol.",
+                "The log names the client; often not a Kafka client, or TLS on a plaintext port.",
+            ),
+            ("rpk_received_bytes_total", "counter", "Bytes of requests received.", ""),
+            ("rpk_sent_bytes_total", "counter", "Bytes of replies handed to the kernel.", ""),
+            (
+                "rpk_inflight_bytes",
+                "gauge",
+                "Bytes of requests being handled now.",
+                "Near inflight_bytes_max: the disk does not keep up with the producers.",
+            ),
+            (
+                "rpk_partial_frame_bytes",
+                "gauge",
+                "Bytes of buffers for frames that are still arriving.",
+                "Many large requests over slow networks.",
+            ),
+            (
+                "rpk_reply_bytes",
+                "gauge",
+                "Bytes of replies that the kernel has not taken yet.",
+                "Slow consumers; near reply_bytes_max fetches get less.",
+            ),
+            (
+                "rpk_reading_paused_total",
+                "counter",
+                "Times that a connection's reading was paused at a byte budget or for its turn.",
+                "With rpk_inflight_bytes near its limit: producers are held back.",
+            ),
+            (
+                "rpk_fetch_waiters",
+                "gauge",
+                "Fetch requests waiting for data.",
+                "Normal: about one for each idle consumer.",
+            ),
+        ),
+    ),
+)
+
+_SHARD = Group(
+    "A shard",
+    "",
+    (
+        Metric(
+            "rpk_loop_lag_seconds",
+            "histogram",
+            ("shard",),
+            "How late a timer of the shard's event loop fired, measured 20 times a second.",
+            "The shard's core is full, or shared with another process.",
+            LAG_BOUNDS,
+        ),
+        *_rows(
+            ("shard",),
+            (
+                "rpk_loop_lag_max_seconds",
+                "gauge",
+                "The largest such lag of the last 30 to 60 seconds.",
+                "One long pause: a huge request, or the machine (steal, swap).",
+            ),
+            ("rpk_connections", "gauge", "Client connections open now.", ""),
+            (
+                "rpk_connections_accepted_total",
+                "counter",
+                "Client connections accepted since the start.",
+                "A high rate: clients that connect anew for each request.",
+            ),
+            (
+                "rpk_connections_rejected_total",
+                "counter",
+                "Client connections closed at once at connections_max.",
+                "Raise connections_max, or find who connects.",
+            ),
+            (
+                "rpk_cache_hits_total",
+                "counter",
+                "Reads of a partition served from record buffers in memory.",
+                "",
+            ),
+            (
+                "rpk_cache_misses_total",
+                "counter",
+                "Reads of a partition that had to go to disk.",
+                "Consumers that are behind; raise cache_bytes.",
+            ),
+            ("rpk_cache_bytes", "gauge", "Bytes of record buffers held in memory.", ""),
+            ("rpk_partitions", "gauge", "Partitions that this shard leads.", ""),
+            (
+                "rpk_partitions_offline",
+                "gauge",
+                "Partitions that this shard leads but cannot serve.",
+                "Above 0: rpk_partition_offline names them, the log says why.",
+            ),
+        ),
+    ),
+)
+
+_DATA = Group(
+    "Data of a shard",
+    "",
+    (
+        *_rows(
+            ("shard",),
+            ("rpk_produced_batches_total", "counter", "Record batches appended.", ""),
+            ("rpk_produced_records_total", "counter", "Records appended.", ""),
+            ("rpk_produced_bytes_total", "counter", "Bytes of record batches appended.", ""),
+            (
+                "rpk_duplicate_batches_total",
+                "counter",
+                "Batches of idempotent producers answered with their original offset.",
+                "Producers retry: replies are late or connections break.",
+            ),
+            (
+                "rpk_fetched_records_total",
+                "counter",
+                "Records sent to consumers; see rpk_partition_records_out_total.",
+                "",
+            ),
+            (
+                "rpk_fetched_bytes_total",
+                "counter",
+                "Bytes of record batches sent to consumers.",
+                "",
+            ),
+            (
+                "rpk_group_commits_total",
+                "counter",
+                "Durable writes of a partition, each serving all batches that waited.",
+                "",
+            ),
+            (
+                "rpk_write_bytes_total",
+                "counter",
+                "Bytes written to disk by group commits, padding included.",
+                "Much more than rpk_produced_bytes_total: many small lone batches.",
+            ),
+        ),
+        Metric(
+            "rpk_write_seconds",
+            "histogram",
+            ("shard",),
+            "Time of one group commit, from its submission to its durability (write and fsync in"
+            " one).",
+            "The disk is slow or shared; nothing in the broker makes it faster.",
+            WRITE_BOUNDS,
+        ),
+        Metric(
+            "rpk_group_commit_batches",
+            "histogram",
+            ("shard",),
+            "Record batches that one group commit made durable.",
+            "High is good: one write serves many producers.",
+            BATCHES_BOUNDS,
+        ),
+        Metric(
+            "rpk_group_commit_bytes",
+            "histogram",
+            ("shard",),
+            "Bytes that one group commit wrote, header and padding included.",
+            "",
+            WRITE_BYTES_BOUNDS,
+        ),
+    ),
+)
+
+_PARTITIONS = Group(
+    "Partitions",
+    "Of every partition, with and without traffic, as the shard that leads it sees it: eleven"
+    " series each. A partition that moves to another shard begins at 0 there.",
+    _rows(
+        ("topic", "partition", "shard"),
+        (
+            "rpk_partition_bytes_in_total",
+            "counter",
+            "Bytes of record batches appended, as they came (compressed).",
+            "",
+        ),
+        (
+            "rpk_partition_records_in_total",
+            "counter",
+            "Records appended, as the headers of their batches say.",
+            "Far more than in the others: the key is uneven.",
+        ),
+        (
+            "rpk_partition_bytes_out_total",
+            "counter",
+            "Bytes of record batches sent to consumers; whole batches, as often as fetched.",
+            "",
+        ),
+        (
+            "rpk_partition_records_out_total",
+            "counter",
+            "Records sent to consumers: offsets from the one that was asked for to the end of the"
+            " last batch sent, as often as fetched. Nothing looks inside a batch.",
+            "",
+        ),
+        (
+            "rpk_partition_write_seconds",
+            "summary",
+            "Time of the partition's group commits, sum and count; the distribution is the"
+            " shard's rpk_write_seconds.",
+            "Higher than in others: larger writes, or a rolling segment.",
+        ),
+        (
+            "rpk_partition_log_start_offset",
+            "gauge",
+            "The first offset that exists; -1 while offline from the start.",
+            "",
+        ),
+        (
+            "rpk_partition_log_end_offset",
+            "gauge",
+            "The offset of the next record appended; -1 while offline from the start.",
+            "",
+        ),
+        (
+            "rpk_partition_high_watermark",
+            "gauge",
+            "The offset up to which consumers may read.",
+            "Stays below the log end: the disk does not answer.",
+        ),
+        (
+            "rpk_partition_size_bytes",
+            "gauge",
+            "Bytes of the partition's log on disk, without space that is allocated ahead.",
+            "DeleteRecords, or delete the topic.",
+        ),
+        (
+            "rpk_partition_leader_epoch",
+            "gauge",
+            "The leader epoch; goes up with every start of the shard.",
+            "",
+        ),
+        (
+            "rpk_partition_offline",
+            "gauge",
+            "1 for a partition that cannot be served; the others have no such series.",
+            "The log says why, and what to do.",
+        ),
+    ),
+)
+
+GROUPS: Final = (_BROKER, _PROCESSES, _REQUESTS, _SHARD, _DATA, _PARTITIONS)
+METRICS: Final = {metric.name: metric for group in GROUPS for metric in group.metrics}
+
+
+def _counted(*groups: Group) -> dict[str, str]:
+    """The name without prefix and `_total`, to the name, of a shard's plain values."""
+    return {
+        metric.name.removeprefix("rpk_").removesuffix("_total"): metric.name
+        for group in groups
+        for metric in group.metrics
+        if metric.labels == ("shard",) and metric.kind in ("counter", "gauge")
+    }
+
+
+SHARD_VALUES: Final = _counted(_REQUESTS, _SHARD, _DATA)
+
+# The columns of a slice of partitions, after the topics and the partition numbers.
+PARTITION_COLUMNS: Final = (
+    "rpk_partition_bytes_in_total",
+    "rpk_partition_records_in_total",
+    "rpk_partition_bytes_out_total",
+    "rpk_partition_records_out_total",
+    "rpk_partition_write_seconds_sum",
+    "rpk_partition_write_seconds_count",
+    "rpk_partition_log_start_offset",
+    "rpk_partition_log_end_offset",
+    "rpk_partition_high_watermark",
+    "rpk_partition_size_bytes",
+    "rpk_partition_leader_epoch",
+)
