@@ -291,17 +291,16 @@ class Supervisor:
     async def _leave_out(self, shard: ShardLink) -> None:
         while shard.state != shard_link.READY:
             try:
-                await self._controller.leave_out(shard.node_id)
+                if await self._controller.leave_out(shard.node_id):
+                    self._log.warning(
+                        "a shard does not serve: its partitions have no leader until it does",
+                        node_id=shard.node_id,
+                        status=shard.state,
+                    )
+                return
             except StoreError as error:
                 self._log.error("a shard cannot be left out of Metadata", reason=str(error))
                 await asyncio.sleep(self._config.restart_backoff_s_max)
-            else:
-                self._log.error(
-                    "a shard does not serve: its partitions have no leader for the time being",
-                    node_id=shard.node_id,
-                    status=shard.state,
-                )
-                return
 
     async def _fork_again(self, shard: ShardLink) -> socket.socket:
         """Fork while nothing but this thread exists.
@@ -413,6 +412,8 @@ class Supervisor:
         where = {"kafka": info.kafka, "admin": info.admin, "pid": info.pid, "shards": shards}
         if self._ready():
             return True, {"status": "ready", **where}
+        if self._announced:
+            return False, {"status": "degraded", **where}  # some shard serves, some does not
         starting = any(shard.state == shard_link.STARTING for shard in self._shards)
         return False, {"status": "starting" if starting else "recovering", **where}
 

@@ -14,8 +14,7 @@ thread only, and a failure to open it fails that commit alone.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -46,6 +45,7 @@ from rpk_py.metadata.state import (
     Json,
     NodesChanged,
     TopicConfigsChanged,
+    TopicCreated,
     apply,
     encode_delta,
     encode_state,
@@ -56,8 +56,6 @@ from rpk_py.metadata.topic_plan import (
     plan_create_topics,
     plan_delete_topics,
 )
-from rpk_py.metric_table import WRITE_BOUNDS
-from rpk_py.metrics import Histogram
 from rpk_py.topic_configs import TOPIC_CONFIGS
 
 PRODUCER_ID_BLOCK = 1000  # ids a shard takes at once, as in Kafka
@@ -132,7 +130,6 @@ class Controller:
         self._applied_changed = asyncio.Condition()
         self._commit_lock = asyncio.Lock()
         self._thread: ThreadPoolExecutor | None = None
-        self.commit_seconds = Histogram(WRITE_BOUNDS)
         self._store_is_open = False
         self._opening: asyncio.Task[None] | None = None
         self._ops: dict[str, Callable[[Json], Awaitable[Json]]] = {
@@ -198,16 +195,18 @@ class Controller:
                     return
             await asyncio.sleep(self._config.restart_backoff_s_max)
 
-    async def leave_out(self, node_id: int) -> None:
-        """Name a shard that does not serve in Metadata no more, until it does.
+    async def leave_out(self, node_id: int) -> bool:
+        """Name a shard in Metadata no more until it may serve; False: it may.
 
         It keeps its partitions, whose leader is then not available; new ones are placed elsewhere.
         Raises StoreError.
         """
         async with self._commit_lock:
             shard = self._shards.get(node_id)
-            if shard is None or not shard.live:
-                await self._set_nodes(self.state.nodes.keys() - {node_id})
+            if shard is not None and shard.live:
+                return False
+            await self._set_nodes(self.state.nodes.keys() - {node_id})
+            return True
 
     async def _set_nodes(self, node_ids: Set[int]) -> None:
         if node_ids != self.state.nodes.keys():
@@ -233,10 +232,7 @@ class Controller:
         specs = [decode_topic_spec(row) for row in message["topics"]]
 
         def plan() -> tuple[list[TopicResult], Sequence[Change]]:
-            results, created = plan_create_topics(self.state, specs, self._config, self._new_id)
-            for change in created:
-                self._warn_about_configs(change.topic.name, change.topic.configs)
-            return results, created
+            return plan_create_topics(self.state, specs, self._config, self._new_id)
 
         def timed_out(result: TopicResult) -> TopicResult:
             return TopicResult(result.name, ErrorCode.REQUEST_TIMED_OUT, _UNSEEN)
@@ -266,14 +262,8 @@ class Controller:
         resources = [decode_config_resource(row) for row in message["resources"]]
 
         def plan() -> tuple[list[ConfigResult], Sequence[Change]]:
-            results, changes = plan_alter_configs(
-                self.state, self._config, resources, message["incremental"]
-            )
-            for change in changes:
-                if isinstance(change, TopicConfigsChanged):
-                    topic = self.state.topics_by_id[change.topic_id]
-                    self._warn_about_configs(topic.name, change.configs)
-            return results, changes
+            incremental = message["incremental"]
+            return plan_alter_configs(self.state, self._config, resources, incremental)
 
         return _results(await self._change(message, plan, _timed_out), encode_config_result)
 
@@ -300,6 +290,7 @@ class Controller:
             if not changes or message.get("validate_only"):
                 return results
             revision = await self._commit(changes)
+        self._warn_about_configs(changes)
         if await self._wait_applied(revision, deadline_s):
             return results
         return [timed_out(r) if r.error_code == ErrorCode.NONE else r for r in results]
@@ -316,9 +307,7 @@ class Controller:
     async def _commit(self, changes: Sequence[Change]) -> int:
         assert self._commit_lock.locked()
         delta = Delta(self.state.revision + 1, tuple(changes))
-        started_s = time.perf_counter()
         await self._in_thread(self._store.commit, delta)
-        self.commit_seconds.observe(time.perf_counter() - started_s)
         apply(self.state, delta)
         frame = encode_message({"type": "delta", **encode_delta(delta)})
         for shard in self._shards.values():
@@ -336,14 +325,22 @@ class Controller:
             return False
         return True
 
-    def _warn_about_configs(self, topic: str, configs: Mapping[str, str]) -> None:
-        idle = sorted(name for name in configs if not TOPIC_CONFIGS[name].has_effect)
-        if idle:
-            self._log.warning(
-                "these topic configs are stored but have no effect in this version",
-                topic=topic,
-                configs=idle,
-            )
+    def _warn_about_configs(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if isinstance(change, TopicCreated):
+                topic, configs = change.topic.name, change.topic.configs
+            elif isinstance(change, TopicConfigsChanged):
+                found = self.state.topics_by_id.get(change.topic_id)
+                topic, configs = found.name if found else "", dict(change.configs)
+            else:
+                continue
+            idle = sorted(name for name in configs if not TOPIC_CONFIGS[name].has_effect)
+            if idle:
+                self._log.warning(
+                    "these topic configs are stored but have no effect in this version",
+                    topic=topic,
+                    configs=idle,
+                )
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         assert self._commit_lock.locked()

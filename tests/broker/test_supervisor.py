@@ -198,15 +198,15 @@ def test_a_shard_that_keeps_dying_is_started_with_growing_delays(start: Start) -
     assert broker.ask("topics") == {}
 
 
-def status(broker: Broker, shard: int) -> dict[str, Any]:
-    """What GET /v1/status/ready says of one shard."""
+def status(broker: Broker, shard: int | None = None) -> dict[str, Any]:
+    """What GET /v1/status/ready says, of all or of one shard."""
     url = f"http://{broker.ready()['admin_addr']}/v1/status/ready"
     try:
         with urllib.request.urlopen(url, timeout=DEADLINE_S) as answer:
             body = json.load(answer)
     except urllib.error.HTTPError as answer:  # 503: not ready
         body = json.load(answer)
-    found: dict[str, Any] = body["shards"][shard]
+    found: dict[str, Any] = body if shard is None else body["shards"][shard]
     return found
 
 
@@ -227,6 +227,7 @@ def test_a_shard_that_cannot_start_is_left_out_of_the_metadata_until_it_does(sta
     assert seen["in_metadata"] is False
     assert seen["ended_by"] in ("signal 9", "exit code 70")
     assert status(broker, 0)["status"] == "ready"
+    assert status(broker)["status"] == "degraded"
     assert "a shard does not serve" in broker.log
     (broker.data_dir / "shard-crashes").unlink()
     until(lambda: node_ids(broker) == [0, 1], "the shard being back")
