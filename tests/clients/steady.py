@@ -19,6 +19,7 @@ from typing import Any
 import aiokafka
 import confluent_kafka
 import kafka
+from kafka.errors import UnknownBrokerIdError
 
 from tests.clients import via_confluent
 from tests.clients.broker import RunningBroker, wait_until
@@ -27,7 +28,11 @@ IN_FLIGHT_MAX = 20  # records of one partition
 TURN_S = 0.005
 END_S_MAX = 30.0
 # The clients' own waits are for brokers far away.
-CONFLUENT_RECONNECT = {"reconnect.backoff.ms": 10, "reconnect.backoff.max.ms": 50}
+CONFLUENT_RECONNECT = {
+    "reconnect.backoff.ms": 10,
+    "reconnect.backoff.max.ms": 50,
+    "log_level": 2,  # not every connection that is refused
+}
 KAFKA_PYTHON_RECONNECT = {
     "reconnect_backoff_ms": 10,
     "reconnect_backoff_max_ms": 50,
@@ -272,9 +277,12 @@ class KafkaPythonReader(Client):
             for partition in assigned:
                 consumer.seek(partition, 0)
             while not self.stop_wanted.is_set():
-                for records in consumer.poll(timeout_ms=20).values():
-                    for record in records:
-                        self.note(record.partition, record.offset, int(record.value))
+                try:
+                    polled = consumer.poll(timeout_ms=20)
+                except UnknownBrokerIdError:
+                    continue  # what kafka-python says of a node that has left the cluster
+                for record in itertools.chain(*polled.values()):
+                    self.note(record.partition, record.offset, int(record.value))
         finally:
             consumer.close()
 
