@@ -14,6 +14,7 @@ thread only, and a failure to open it fails that commit alone.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -56,6 +57,8 @@ from rpk_py.metadata.topic_plan import (
     plan_create_topics,
     plan_delete_topics,
 )
+from rpk_py.metric_table import WRITE_BOUNDS
+from rpk_py.metrics import Histogram
 from rpk_py.topic_configs import TOPIC_CONFIGS
 
 PRODUCER_ID_BLOCK = 1000  # ids a shard takes at once, as in Kafka
@@ -130,6 +133,7 @@ class Controller:
         self._applied_changed = asyncio.Condition()
         self._commit_lock = asyncio.Lock()
         self._thread: ThreadPoolExecutor | None = None
+        self.commit_seconds = Histogram(WRITE_BOUNDS)
         self._store_is_open = False
         self._opening: asyncio.Task[None] | None = None
         self._ops: dict[str, Callable[[Json], Awaitable[Json]]] = {
@@ -307,7 +311,9 @@ class Controller:
     async def _commit(self, changes: Sequence[Change]) -> int:
         assert self._commit_lock.locked()
         delta = Delta(self.state.revision + 1, tuple(changes))
+        started_s = time.perf_counter()
         await self._in_thread(self._store.commit, delta)
+        self.commit_seconds.observe(time.perf_counter() - started_s)
         apply(self.state, delta)
         frame = encode_message({"type": "delta", **encode_delta(delta)})
         for shard in self._shards.values():
