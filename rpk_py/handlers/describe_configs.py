@@ -19,7 +19,6 @@ Source:     ConfigHelper of Apache Kafka.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Final
 
 from kafka_protocol.errors import ErrorCode
@@ -35,7 +34,8 @@ from rpk_py import broker_configs, topic_configs
 from rpk_py.config_types import TYPE_CODES, DescribedConfig
 from rpk_py.context import Broker, RequestContext
 from rpk_py.metadata.config_plan import BROKER, TOPIC, unknown_type
-from rpk_py.metadata.topic_plan import name_problem
+from rpk_py.metadata.requests import Refused
+from rpk_py.metadata.topic_plan import check_name
 
 _NODE_ID: Final = re.compile(r"[+-]?[0-9]{1,10}")
 
@@ -50,51 +50,43 @@ def handle(ctx: RequestContext, request: DescribeConfigsRequest) -> DescribeConf
 def _describe(
     broker: Broker, request: DescribeConfigsRequest, resource: DescribeConfigsResource
 ) -> DescribeConfigsResult:
-    error, found = _find(broker, resource.resource_type, resource.resource_name)
-    code, message = error if error is not None else (ErrorCode.NONE, "")
+    kind, name = resource.resource_type, resource.resource_name
+    try:
+        found = _find(broker, kind, name)
+    except Refused as refused:
+        return DescribeConfigsResult(refused.code, str(refused), kind, name)
     keys = set(resource.configuration_keys or ())
-    return DescribeConfigsResult(
-        code,
-        message,
-        resource.resource_type,
-        resource.resource_name,
-        [
-            _result(config, request.include_synonyms, request.include_documentation)
-            for config in found
-            if not keys or config.entry.name in keys
-        ],
-    )
+    configs = [
+        _result(config, request.include_synonyms, request.include_documentation)
+        for config in found
+        if not keys or config.entry.name in keys
+    ]
+    return DescribeConfigsResult(ErrorCode.NONE, "", kind, name, configs)
 
 
-def _find(
-    broker: Broker, kind: int, name: str
-) -> tuple[tuple[ErrorCode, str] | None, Sequence[DescribedConfig]]:
-    """The error for a resource, or all its configs."""
+def _find(broker: Broker, kind: int, name: str) -> list[DescribedConfig]:
+    """All configs of a resource. Raises Refused."""
     state = broker.metadata.state
     if kind == TOPIC:
+        check_name(name)
         topic = state.topics.get(name)
         if topic is None:
-            problem = name_problem(name)
-            if problem is not None:
-                return (ErrorCode.INVALID_TOPIC_EXCEPTION, problem), ()
             text = "This server does not host this topic-partition."
-            return (ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, text), ()
-        return None, topic_configs.describe(
+            raise Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, text)
+        return topic_configs.describe(
             topic.configs, broker.static_config, state.broker_configs, broker.node_id
         )
     if kind != BROKER:
-        return (ErrorCode.INVALID_REQUEST, unknown_type(kind)), ()
+        raise Refused(ErrorCode.INVALID_REQUEST, unknown_type(kind))
     if name == broker_configs.ALL_NODES:
-        return None, broker_configs.describe_all_nodes(state.broker_configs)
+        return broker_configs.describe_all_nodes(state.broker_configs)
     if not _NODE_ID.fullmatch(name):
         text = f"Broker id must be an integer, but it is: {name}"
-        return (ErrorCode.INVALID_REQUEST, text), ()
+        raise Refused(ErrorCode.INVALID_REQUEST, text)
     if int(name) != broker.node_id:
         text = f"Unexpected broker id, expected {broker.node_id} or empty string, but received "
-        return (ErrorCode.INVALID_REQUEST, text + name), ()
-    return None, broker_configs.describe_node(
-        broker.static_config, state.broker_configs, broker.node_id
-    )
+        raise Refused(ErrorCode.INVALID_REQUEST, text + name)
+    return broker_configs.describe_node(broker.static_config, state.broker_configs, broker.node_id)
 
 
 def _result(

@@ -25,14 +25,14 @@ from rpk_py import broker_configs, topic_configs
 from rpk_py.broker_configs import ALL_NODES, BROKER_CONFIGS
 from rpk_py.config import Config, ConfigError
 from rpk_py.config_types import list_parts, normalize
-from rpk_py.metadata.requests import ConfigResource, ConfigResult
+from rpk_py.metadata.requests import ConfigResource, ConfigResult, Refused
 from rpk_py.metadata.state import (
     BrokerConfigsChanged,
     Change,
     ClusterState,
     TopicConfigsChanged,
 )
-from rpk_py.metadata.topic_plan import MESSAGE_CHARS_MAX, name_problem
+from rpk_py.metadata.topic_plan import check_name
 
 TOPIC: Final = 2  # resource types
 BROKER: Final = 4
@@ -46,16 +46,6 @@ SUBTRACT: Final = 3
 _VERBS = {APPEND: "APPEND", SUBTRACT: "SUBTRACT"}
 
 _NODE_ID = re.compile(r"[+-]?[0-9]{1,10}")
-
-
-class _Refused(Exception):
-    """One resource of a request is not valid; becomes that resource's result."""
-
-    def __init__(self, code: ErrorCode, message: str) -> None:
-        if len(message) > MESSAGE_CHARS_MAX:
-            message = message[: MESSAGE_CHARS_MAX - 3] + "..."
-        super().__init__(message)
-        self.code = code
 
 
 def plan_alter_configs(
@@ -74,15 +64,15 @@ def plan_alter_configs(
         try:
             if seen[resource.kind, resource.name] > 1:
                 text = "Each resource must appear at most once."
-                raise _Refused(ErrorCode.INVALID_REQUEST, text)
+                raise Refused(ErrorCode.INVALID_REQUEST, text)
             _check_form(resource)
             if resource.kind == TOPIC:
                 changes += _plan_topic(state, resource, incremental)
             elif resource.kind == BROKER:
                 changes += _plan_broker(state, config, dynamic, resource, incremental)
             else:
-                raise _Refused(ErrorCode.INVALID_REQUEST, unknown_type(resource.kind))
-        except _Refused as refused:
+                raise Refused(ErrorCode.INVALID_REQUEST, unknown_type(resource.kind))
+        except Refused as refused:
             result = ConfigResult(resource.kind, resource.name, refused.code, str(refused))
         else:
             result = ConfigResult(resource.kind, resource.name)
@@ -100,15 +90,15 @@ def unknown_type(kind: int) -> str:
 def _check_form(resource: ConfigResource) -> None:
     """What is wrong with a resource whatever its type."""
     if len({name for name, _, _ in resource.configs}) < len(resource.configs):
-        raise _Refused(ErrorCode.INVALID_REQUEST, "Error due to duplicate config keys")
+        raise Refused(ErrorCode.INVALID_REQUEST, "Error due to duplicate config keys")
     nulls = [name for name, op, value in resource.configs if value is None and op != DELETE]
     if nulls:
         text = f"Null value not supported for : {', '.join(nulls)}"
-        raise _Refused(ErrorCode.INVALID_REQUEST, text)
+        raise Refused(ErrorCode.INVALID_REQUEST, text)
     for _, operation, _ in resource.configs:
         if not SET <= operation <= SUBTRACT:
             text = f"Unknown operations type {operation}"
-            raise _Refused(ErrorCode.INVALID_REQUEST, text)
+            raise Refused(ErrorCode.INVALID_REQUEST, text)
 
 
 def _plan_topic(
@@ -116,10 +106,8 @@ def _plan_topic(
 ) -> list[TopicConfigsChanged]:
     if not resource.name:
         text = "Default topic resources are not allowed."
-        raise _Refused(ErrorCode.INVALID_REQUEST, text)
-    problem = name_problem(resource.name)
-    if problem is not None:
-        raise _Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, problem)
+        raise Refused(ErrorCode.INVALID_REQUEST, text)
+    check_name(resource.name)
     topic = state.topics.get(resource.name)
     now = topic.configs if topic is not None else {}
     configs = dict(now) if incremental else {}
@@ -134,11 +122,11 @@ def _plan_topic(
             value = _edited_list(name, kind, operation, configs.get(name, default or ""), value)
         problem = topic_configs.validate(name, value)
         if problem is not None:
-            raise _Refused(ErrorCode.INVALID_CONFIG, problem)
+            raise Refused(ErrorCode.INVALID_CONFIG, problem)
         configs[name] = topic_configs.normalize(name, value)
     if topic is None:
         text = f"The topic '{resource.name}' does not exist."
-        raise _Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, text)
+        raise Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, text)
     return [] if configs == now else [TopicConfigsChanged(topic.topic_id, configs)]
 
 
@@ -146,7 +134,7 @@ def _edited_list(name: str, kind: str | None, operation: int, old: str, value: s
     """The text of a list after an append, which adds what is not there, or a subtract."""
     if kind != "list":
         text = f"Can't {_VERBS[operation]} to key {name} because its type is not LIST."
-        raise _Refused(ErrorCode.INVALID_CONFIG, text)
+        raise Refused(ErrorCode.INVALID_CONFIG, text)
     parts, others = list_parts(old), list_parts(value)
     if operation == APPEND:
         return ",".join(dict.fromkeys([*parts, *others]))
@@ -175,7 +163,7 @@ def _plan_broker(
             value = _edited_list(name, kind, operation, configs.get(name, ""), value)
         problem = broker_configs.validate(name, value)
         if problem is not None:
-            raise _Refused(ErrorCode.INVALID_REQUEST, problem)
+            raise Refused(ErrorCode.INVALID_REQUEST, problem)
         configs[name] = normalize(kind, value)
     planned = {**dynamic, node: configs}
     _check_every_node(state, config, planned)
@@ -189,12 +177,12 @@ def _node_key(state: ClusterState, name: str) -> str:
         return name
     if not _NODE_ID.fullmatch(name):
         text = f"Node id must be an integer, but it is: {name}"
-        raise _Refused(ErrorCode.INVALID_REQUEST, text)
+        raise Refused(ErrorCode.INVALID_REQUEST, text)
     known = _nodes(state, state.broker_configs)
     if int(name) not in known:
         expected = ", ".join(map(str, sorted(known)))
         text = f"Unexpected broker id, expected one of {expected}, but received {name}"
-        raise _Refused(ErrorCode.INVALID_REQUEST, text)
+        raise Refused(ErrorCode.INVALID_REQUEST, text)
     return str(int(name))
 
 
@@ -208,18 +196,18 @@ def _check_may_change(node: str, resource: ConfigResource) -> None:
     unknown = [name for name in names if name not in BROKER_CONFIGS]
     if unknown:
         text = f"Unknown broker config name: {', '.join(unknown)}"
-        raise _Refused(ErrorCode.INVALID_CONFIG, text)
+        raise Refused(ErrorCode.INVALID_CONFIG, text)
     fixed = [name for name in names if not BROKER_CONFIGS[name].dynamic]
     if fixed:
         text = f"Cannot update these configs dynamically: {', '.join(fixed)}"
-        raise _Refused(ErrorCode.INVALID_REQUEST, text)
+        raise Refused(ErrorCode.INVALID_REQUEST, text)
     common = [name for name in names if not BROKER_CONFIGS[name].per_node]
     if common and node != ALL_NODES:
         text = (
             "Cannot update these configs of one broker, the resource name must be empty: "
             f"{', '.join(common)}"
         )
-        raise _Refused(ErrorCode.INVALID_REQUEST, text)
+        raise Refused(ErrorCode.INVALID_REQUEST, text)
 
 
 def _check_every_node(
@@ -232,4 +220,4 @@ def _check_every_node(
         except ConfigError as error:
             where = "" if node_id is None else f" (node {node_id})"
             text = broker_configs.problem_of(error) + where
-            raise _Refused(ErrorCode.INVALID_REQUEST, text) from error
+            raise Refused(ErrorCode.INVALID_REQUEST, text) from error

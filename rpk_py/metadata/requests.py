@@ -9,7 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from kafka_protocol.errors import ErrorCode
 from rpk_py.config_types import ConfigEntry
+
+MESSAGE_CHARS_MAX = 1000  # a name or value in it may be of any length, and old versions carry 32 KB
+
+
+class Refused(Exception):
+    """One item of a request is not valid; becomes that item's result.
+
+    Shapes:  message  what is wrong, for the client; cut at MESSAGE_CHARS_MAX
+    """
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        if len(message) > MESSAGE_CHARS_MAX:
+            message = message[: MESSAGE_CHARS_MAX - 3] + "..."
+        super().__init__(message)
+        self.code = code
 
 
 @dataclass(slots=True)

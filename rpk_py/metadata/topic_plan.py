@@ -22,6 +22,7 @@ from rpk_py.metadata.requests import (
     DeleteResult,
     PartitionsResult,
     PartitionsSpec,
+    Refused,
     TopicResult,
     TopicSpec,
 )
@@ -35,18 +36,7 @@ from rpk_py.metadata.state import (
 
 NAME_CHARS_MAX = 249
 NO_TOPIC_ID = bytes(16)
-MESSAGE_CHARS_MAX = 1000  # a name or value in it may be of any length, and versions 2-4 carry 32 KB
 _NAME = re.compile(r"[a-zA-Z0-9._-]+")
-
-
-class _Refused(Exception):
-    """One topic of a request is not valid; becomes that topic's result."""
-
-    def __init__(self, code: ErrorCode, message: str) -> None:
-        if len(message) > MESSAGE_CHARS_MAX:
-            message = message[: MESSAGE_CHARS_MAX - 3] + "..."
-        super().__init__(message)
-        self.code = code
 
 
 @dataclass(slots=True)
@@ -93,7 +83,7 @@ def plan_create_topics(
             continue
         try:
             results[spec.name] = _plan_topic(plan, spec)
-        except _Refused as refused:
+        except Refused as refused:
             results[spec.name] = TopicResult(spec.name, refused.code, str(refused))
     return list(results.values()), plan.created
 
@@ -101,10 +91,10 @@ def plan_create_topics(
 def _plan_topic(plan: _Plan, spec: TopicSpec) -> TopicResult:
     check_name(spec.name)
     if spec.name in plan.state.topics:
-        raise _Refused(ErrorCode.TOPIC_ALREADY_EXISTS, f"Topic '{spec.name}' already exists.")
+        raise Refused(ErrorCode.TOPIC_ALREADY_EXISTS, f"Topic '{spec.name}' already exists.")
     collides = plan.collisions.get(spec.name.replace(".", "_"))
     if collides is not None:
-        raise _Refused(
+        raise Refused(
             ErrorCode.INVALID_TOPIC_EXCEPTION,
             f"Topic '{spec.name}' collides with existing topic: {collides}",
         )
@@ -142,14 +132,14 @@ def check_name(name: str) -> None:
         problem = "it may only contain ASCII letters and digits, '.', '_' and '-'"
     else:
         return
-    raise _Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic name is invalid: {problem}")
+    raise Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic name is invalid: {problem}")
 
 
 def name_problem(name: str) -> str | None:
     """What is wrong with a topic name, or None; for handlers that check before they ask."""
     try:
         check_name(name)
-    except _Refused as refused:
+    except Refused as refused:
         return str(refused)
     return None
 
@@ -172,7 +162,7 @@ def _check_configs(spec: TopicSpec) -> dict[str, str]:
     for name, value in spec.configs:
         problem = topic_configs.validate(name, value)
         if problem is not None:
-            raise _Refused(ErrorCode.INVALID_CONFIG, problem)
+            raise Refused(ErrorCode.INVALID_CONFIG, problem)
         assert value is not None
         configs[name] = topic_configs.normalize(name, value)
     return configs
@@ -181,7 +171,7 @@ def _check_configs(spec: TopicSpec) -> dict[str, str]:
 def _partition_count(plan: _Plan, spec: TopicSpec) -> int:
     if spec.assignments:
         if spec.replication_factor != -1 or spec.num_partitions != -1:
-            raise _Refused(
+            raise Refused(
                 ErrorCode.INVALID_REQUEST,
                 "A manual partition assignment was specified, but the number of partitions or"
                 " the replication factor was not set to -1.",
@@ -189,12 +179,12 @@ def _partition_count(plan: _Plan, spec: TopicSpec) -> int:
         count = len(spec.assignments)
     else:
         if spec.replication_factor < -1 or spec.replication_factor == 0:
-            raise _Refused(
+            raise Refused(
                 ErrorCode.INVALID_REPLICATION_FACTOR,
                 "Replication factor must be larger than 0, or -1 to use the default value.",
             )
         if spec.num_partitions < -1 or spec.num_partitions == 0:
-            raise _Refused(
+            raise Refused(
                 ErrorCode.INVALID_PARTITIONS,
                 "Number of partitions must be larger than 0, or -1 to use the default value.",
             )
@@ -203,20 +193,18 @@ def _partition_count(plan: _Plan, spec: TopicSpec) -> int:
             count = spec.num_partitions
     most = plan.config.partitions_per_topic_max
     if count > most:
-        raise _Refused(
+        raise Refused(
             ErrorCode.INVALID_PARTITIONS,
             f"{count} partitions are more than partitions_per_topic_max={most} allows.",
         )
     if plan.request_partitions + count > most:
-        raise _Refused(
+        raise Refused(
             ErrorCode.POLICY_VIOLATION,
             f"One request may create at most {most} partitions (partitions_per_topic_max).",
         )
     most = plan.config.partitions_max
     if plan.total_partitions + count > most:
-        raise _Refused(
-            ErrorCode.POLICY_VIOLATION, f"The broker may have at most {most} partitions."
-        )
+        raise Refused(ErrorCode.POLICY_VIOLATION, f"The broker may have at most {most} partitions.")
     return count
 
 
@@ -224,7 +212,7 @@ def _leaders(plan: _Plan, spec: TopicSpec, partition_count: int) -> list[int]:
     if spec.assignments:
         return _assigned_leaders(plan, spec)
     if spec.replication_factor > 1:
-        raise _Refused(
+        raise Refused(
             ErrorCode.INVALID_REPLICATION_FACTOR,
             f"Replication factor {spec.replication_factor} cannot be reached: replicas never"
             " share a host, and there is one host.",
@@ -236,7 +224,7 @@ def _place(
     partition_count: int, counts: dict[int, int], of_topic: dict[int, int] | None = None
 ) -> list[int]:
     if not counts:  # no shard serves, or this is the moment before the first one does
-        raise _Refused(
+        raise Refused(
             ErrorCode.INVALID_REPLICATION_FACTOR,
             "Unable to replicate the partition 1 time(s): All brokers are currently fenced.",
         )
@@ -249,11 +237,11 @@ def _assigned_leaders(plan: _Plan, spec: TopicSpec) -> list[int]:
     leaders: dict[int, int] = {}
     for index, replicas in spec.assignments:
         if index in leaders:
-            raise _Refused(code, f"Found multiple manual partition assignments for {index}.")
+            raise Refused(code, f"Found multiple manual partition assignments for {index}.")
         _check_replicas(plan.state, replicas)
         leaders[index] = replicas[0]
     if sorted(leaders) != list(range(len(leaders))):
-        raise _Refused(code, "Partitions should be a consecutive 0-based integer sequence.")
+        raise Refused(code, "Partitions should be a consecutive 0-based integer sequence.")
     for leader in leaders.values():
         plan.counts[leader] += 1
     return [leaders[index] for index in range(len(leaders))]
@@ -263,21 +251,21 @@ def _check_replicas(state: ClusterState, replicas: Sequence[int]) -> None:
     """Check one partition's manual assignment (validateManualPartitionAssignment)."""
     code = ErrorCode.INVALID_REPLICA_ASSIGNMENT
     if not replicas:
-        raise _Refused(code, "The manual partition assignment includes an empty replica list.")
+        raise Refused(code, "The manual partition assignment includes an empty replica list.")
     for position, node_id in enumerate(replicas):
         if node_id in replicas[:position]:
-            raise _Refused(
+            raise Refused(
                 code,
                 f"The manual partition assignment includes the broker {node_id} more than once.",
             )
         if node_id not in state.nodes:
-            raise _Refused(
+            raise Refused(
                 code,
                 f"The manual partition assignment includes broker {node_id}, but no such broker"
                 " is registered.",
             )
     if len({node_id // SHARDS_PER_HOST_MAX for node_id in replicas}) != len(replicas):
-        raise _Refused(code, "The manual partition assignment puts two replicas on one host.")
+        raise Refused(code, "The manual partition assignment puts two replicas on one host.")
 
 
 def plan_create_partitions(
@@ -300,7 +288,7 @@ def plan_create_partitions(
             continue
         try:
             change = _plan_partitions(state, spec, config, counts, room)
-        except _Refused as refused:
+        except Refused as refused:
             results[spec.name] = PartitionsResult(spec.name, refused.code, str(refused) or None)
         else:
             room -= len(change.partitions)
@@ -314,31 +302,31 @@ def _plan_partitions(
 ) -> PartitionsChanged:
     topic = state.topics.get(spec.name)
     if topic is None:
-        raise _Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "")
+        raise Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "")
     has = len(topic.partitions)
     if spec.count == has:
-        raise _Refused(ErrorCode.INVALID_PARTITIONS, f"Topic already has {has} partition(s).")
+        raise Refused(ErrorCode.INVALID_PARTITIONS, f"Topic already has {has} partition(s).")
     if spec.count < has:
-        raise _Refused(
+        raise Refused(
             ErrorCode.INVALID_PARTITIONS,
             f"The topic {spec.name} currently has {has} partition(s); {spec.count} would not be"
             " an increase.",
         )
     added = spec.count - has
     if spec.assignments is not None and len(spec.assignments) != added:
-        raise _Refused(
+        raise Refused(
             ErrorCode.INVALID_REPLICA_ASSIGNMENT,
             f"Attempted to add {added} additional partition(s), but only {len(spec.assignments)}"
             " assignment(s) were specified.",
         )
     if spec.count > config.partitions_per_topic_max:
-        raise _Refused(
+        raise Refused(
             ErrorCode.INVALID_PARTITIONS,
             f"{spec.count} partitions are more than"
             f" partitions_per_topic_max={config.partitions_per_topic_max} allows.",
         )
     if added > room:
-        raise _Refused(
+        raise Refused(
             ErrorCode.POLICY_VIOLATION,
             f"The broker may have at most {config.partitions_max} partitions.",
         )

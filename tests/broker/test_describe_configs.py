@@ -142,6 +142,13 @@ def test_a_resource_that_is_not_here_has_an_error_and_others_are_told(
     assert (told.error_code, len(told.configs)) == (0, len(TOPIC_CONFIGS))
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_error_about_something_huge_fits_into_every_version(version: int) -> None:
+    (refused,) = describe(broker_with_topic(), (BROKER, "x" * 32_767), version=version)
+    assert refused.error_code == ErrorCode.INVALID_REQUEST
+    assert len(refused.error_message or "") == 1000
+
+
 def test_keys_that_do_not_exist_are_left_out_and_the_same_resource_twice_is_told_twice() -> None:
     broker = broker_with_topic()
     found: list[Any] = describe(
