@@ -336,11 +336,17 @@ class Config:
     )
     restart_backoff_s: float = _setting(
         0.1,
-        "delay before a shard that died is started again; it doubles with each death in a row",
+        "delay before a shard that died again is started: none the first time, then this, doubling",
         low=0.001,
         high=3600.0,
     )
-    restart_backoff_s_max: float = _setting(5.0, "longest such delay", low=0.001, high=3600.0)
+    restart_backoff_s_max: float = _setting(
+        5.0,
+        "longest such delay; who has served for longer starts at once, and who has not served for"
+        " that long is not named by Metadata",
+        low=0.001,
+        high=3600.0,
+    )
     control_requests_max: int = _setting(
         1000, "metadata requests of one shard that wait for the controller", low=1, high=1_000_000
     )
