@@ -4,7 +4,7 @@ v2  flexible
 
 Behaviour:  what is not given goes back to its default; otherwise as incremental_alter_configs.py,
             which clients of today send instead.
-Deviations: those of metadata/config_plan.py.
+Deviations: those of IncrementalAlterConfigs.
 """
 
 from __future__ import annotations

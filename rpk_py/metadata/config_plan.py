@@ -3,12 +3,7 @@
 Which process: supervisor.  Pure.
 Invariants: the answer follows the request's order; a resource succeeds or fails as a whole, and
 by itself; what is returned as changes is valid together, and so is every node's Config with it.
-Behaviour:  a deletion of what is not set, or not known, changes nothing and is no error. A bad
-            value is INVALID_CONFIG for a topic and INVALID_REQUEST for a broker, as in Kafka.
-Deviations: any node takes the configs of any other, Kafka only its own. A broker config that does
-            not exist is refused, Kafka stores it for plug-ins. An operation that does not exist is
-            INVALID_REQUEST for a topic too, where Kafka fails with an unknown error. Elements of
-            lists are compared without the blanks around them.
+Deviations from Kafka are listed in handlers/incremental_alter_configs.py.
 Source: ConfigAdminManager and ConfigurationControlManager of Apache Kafka, and the answers of a
 Kafka 4.1 broker: order of checks, codes, sense of messages.
 """
