@@ -9,14 +9,15 @@ Behaviour:  the controller checks and commits, and answers when every live shard
             node id, or of all nodes where the name is empty. A deletion of what is not set, or not
             known, changes nothing and is no error. A bad value is INVALID_CONFIG for a topic and
             INVALID_REQUEST for a broker, as in Kafka. The rules are in metadata/config_plan.py.
-Deviations: any node takes the configs of any other, a broker of Kafka only its own. A broker config that
-            does not exist is refused, Kafka stores it for plug-ins. Some broker configs that Kafka
-            reads once are dynamic: auto.create.topics.enable, num.partitions, fetch.max.bytes,
-            socket.request.max.bytes; what only the controller reads, like num.partitions, is set
-            for all nodes or not at all. Values that do not agree with each other on some node are
-            refused. An operation that does not exist is INVALID_REQUEST for a topic too, where
-            Kafka fails with an unknown error. Elements of lists are compared without the blanks
-            around them. Loggers, client metrics and groups have no configs here.
+Deviations: any node takes the configs of any other, a broker of Kafka only its own. A broker
+            config that does not exist is refused, Kafka stores it for plug-ins. Some broker
+            configs that Kafka reads once are dynamic: auto.create.topics.enable, num.partitions,
+            fetch.max.bytes, socket.request.max.bytes; what only the controller reads, like
+            num.partitions, is set for all nodes or not at all. Values that do not agree with each
+            other on some node are refused. An operation that does not exist is INVALID_REQUEST for
+            a topic too, where Kafka fails with an unknown error. Elements of lists are compared
+            without the blanks around them. Loggers, client metrics and groups have no configs
+            here.
 """
 
 from __future__ import annotations
