@@ -251,7 +251,7 @@ def test_a_shard_that_keeps_dying_does_not_spin(start: Start) -> None:
 def test_a_shard_that_recovers_holds_up_no_creation_and_knows_it_when_it_serves(
     start: Start,
 ) -> None:
-    broker = start(smp="2")
+    broker = start(smp="2", settings=["restart_backoff_s_max=60"])  # never left out
     before = broker.ready()["shards"][1]
     (broker.data_dir / "shard-recovers").touch()
     os.kill(before, signal.SIGKILL)
