@@ -32,7 +32,9 @@ T = TypeVar("T")
 ALIGNMENT_MIN = 512
 ALIGNMENT_MAX = 65536
 READ_ALIGNMENT = 4096  # of read buffers: no known device asks for more of memory
-POOL_THREADS = 2  # metadata calls are rare; a second thread keeps a slow unlink from blocking opens
+# Metadata calls are rare but at a start and a stop, when each partition syncs: the more of them at
+# once, the more share one commit of the file system's journal.
+POOL_THREADS = 8
 
 _LOCK_POLL_S = 0.005
 _READ_STALLS_MAX = 3  # one is normal where the file grows between the read and the look at its size
@@ -96,7 +98,7 @@ class Disk(Protocol):
 
 
 class BlockingPool:
-    """The two threads, started at first use, in which a backend runs blocking metadata calls."""
+    """The threads, started as they are needed, in which a backend runs blocking metadata calls."""
 
     __slots__ = ("_executor", "_loop")
 

@@ -403,7 +403,9 @@ class Log:
         """Move the log start to `before_offset`, at most the log end; durable on return.
 
         A start that is there already is left as it is. Segments wholly below it are retired once
-        nobody reads them; the active one stays, as in Kafka (UnifiedLog.deleteOldSegments).
+        nobody reads them; the active one stays, as in Kafka (UnifiedLog.deleteOldSegments). The
+        producer state stays, too; a crash before the checkpoint of a segment that has just been
+        begun may forget producers of which no record is left.
         Raises: StorageError; the log start is the old one, after a restart perhaps the new one
         """
         assert before_offset <= self.log_end_offset

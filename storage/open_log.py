@@ -63,7 +63,7 @@ async def open_log(
     run = context.disk.run
     segments: list[Segment] = []
     try:
-        names = await _lock_segments(context, config, directory, segments)
+        names = await run(_lock_segments, context, config, directory, segments)
         ids = {segment.header.topic_id for segment in segments}
         if ids and all(is_deleted(other) for other in ids):
             context.report(f"{directory.name} holds a deleted topic of that name: discarding it")
@@ -77,7 +77,10 @@ async def open_log(
         )
         leftovers = names_below(names, log_start_offset)
         if leftovers:
-            await run(give_up, directory, leftovers, context.pool)
+            try:
+                await run(give_up, directory, leftovers, context.pool)
+            except OSError as error:  # the next start tries again
+                context.report(f"{directory.name}: cannot remove what was deleted: {error}")
     except BaseException as error:
         for segment in segments:
             os.close(segment.fd)
@@ -92,36 +95,30 @@ async def open_log(
     return log
 
 
-async def _lock_segments(
+def _lock_segments(
     context: LogContext, config: LogConfig, directory: Path, segments: list[Segment]
 ) -> list[str]:
     """Open and lock every segment into `segments`, but for those wholly below the log start.
-    Returns the directory's files, in order.
+    Returns the directory's files, in order. Blocks.
 
     While a lock was waited for, its holder may have rolled: look again until nothing is new.
     """
-    run = context.disk.run
     locked: set[str] = set()
     while True:
-        names = await run(_list, directory)
+        names = _list(directory)
         skipped = locked.union(names_below(names, start_in(names)))
         new = [name for name in names if name.endswith(SEGMENT_SUFFIX) and name not in skipped]
         if not new:
             break
         for name in new:
             path = directory / name
-            segments.append(await run(open_existing, path, config.lock_wait_s, context.report))
+            segments.append(open_existing(path, config.lock_wait_s, context.report))
             locked.add(name)
     segments.sort(key=lambda segment: segment.base_offset)
-    return [name for name in names if not await _is_leftover(context, directory / name)]
-
-
-async def _is_leftover(context: LogContext, path: Path) -> bool:
-    """Whether a crash left this temporary file; it is deleted."""
-    if path.suffix != TEMPORARY_SUFFIX:
-        return False
-    await context.disk.run(os.unlink, path)
-    return True
+    for name in names:
+        if name.endswith(TEMPORARY_SUFFIX):  # a crash left it
+            os.unlink(directory / name)
+    return [name for name in names if not name.endswith(TEMPORARY_SUFFIX)]
 
 
 def _list(directory: Path) -> list[str]:

@@ -1,13 +1,18 @@
 """Random lives and deaths of a log against a model: what was acknowledged survives any crash.
 
-A life appends, lets writes land in any order, and dies with writes in flight of which any sectors
-may be on the disk. The next life must hold everything that was acknowledged, and nothing but a
-beginning of what was appended. See the fault model in builder.py. A failing seed reproduces it.
+A life appends, deletes records, lets writes land in any order, and dies with writes in flight of
+which any sectors may be on the disk. The next life must hold everything that was acknowledged and
+not deleted, and nothing but a beginning of what was appended; its log start is the acknowledged one
+or one that was asked for. See the fault model in builder.py. A failing seed reproduces it.
+
+DirectoryCut is the fault model of names: a power cut may undo any of the creations, renames and
+removals in a directory since it was last synced.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import random
@@ -17,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from storage import log_start
 from storage.errors import StorageError
 from storage.recycle import RETIRED_BYTES_MIN, empty_directory
 from tests.storage.builder import (
@@ -59,6 +65,9 @@ async def live(driven: Driven, rng: random.Random) -> None:
                 driven.append_batch(batch_of_size(size), epoch)
         elif what < 0.6:
             epoch += 1
+        elif what < 0.68:
+            start = rng.randint(driven.log.log_start_offset, driven.log.durable_offset)
+            await driven.log.delete_records(start)
         elif disk.held:
             some = rng.sample(disk.held, rng.randint(1, len(disk.held)))
             disk.land(*some)
@@ -82,15 +91,19 @@ async def lives_and_deaths(
         "cache_bytes": rng.choice([0, 8, 1000]) * BLOCK,
     }
     host = Host(path, make_disk(), **(settings | config))
+    host.pool.load()
     driven = await host.open()
     for _ in range(LIVES):
         await live(driven, rng)
         acknowledged = driven.log.durable_offset
+        start = driven.log.log_start_offset
         appended = driven.appended
         await host.crash(rng)
         host = host.next_life(make_disk())
+        host.pool.load()
         driven = await host.open(appended=appended)
         assert driven.log.log_end_offset >= acknowledged, f"seed {seed}: an acknowledged one lost"
+        assert driven.log.log_start_offset == start, f"seed {seed}: the log start moved"
         keep_what_survived(driven)
         await driven.check()
     host.held.auto = True
@@ -114,6 +127,128 @@ def test_the_model_catches_a_disk_that_acknowledges_before_it_has_written(tmp_pa
         except (AssertionError, StorageError):  # lost, or recovery calls it damage
             caught += 1
     assert caught == 8
+
+
+# --- names that a power cut forgets ---------------------------------------------------------------
+
+
+class DirectoryCut:
+    """Undoes any of the changes of names in `directory` that were not synced; see the module.
+
+    A removed file is kept by a link of its own, so that it can come back: with what is in it by
+    then, as a file does that was renamed away and written by another log.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, directory: Path, attic: Path) -> None:
+        self._directory = directory
+        self._attic = attic
+        attic.mkdir()
+        self._created: set[str] = set()
+        self._removed: dict[str, Path] = {}
+        self._kept = itertools.count()
+        self._open, self._unlink, self._rename = os.open, os.unlink, os.rename
+        self._fsync_dir = log_start.fsync_dir
+        monkeypatch.setattr(os, "open", self.open)
+        monkeypatch.setattr(os, "unlink", self.unlink)
+        monkeypatch.setattr(os, "rename", self.rename)
+        monkeypatch.setattr(log_start, "fsync_dir", self.fsync_dir)
+
+    def open(self, path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        if flags & os.O_CREAT and self._is_ours(path) and not os.path.exists(path):
+            self._created.add(Path(path).name)
+        return self._open(path, flags, *args, **kwargs)
+
+    def unlink(self, path: Any, **kwargs: Any) -> None:
+        if self._is_ours(path) and os.path.exists(path):
+            self._keep(Path(path))
+        self._unlink(path, **kwargs)
+
+    def rename(self, source: Any, target: Any) -> None:
+        if self._is_ours(source) and not self._is_ours(target):
+            self._keep(Path(source))
+        self._rename(source, target)
+
+    def fsync_dir(self, path: Any) -> None:
+        self._fsync_dir(path)
+        if Path(path) == self._directory:
+            self._created.clear()
+            self._removed.clear()
+
+    def cut(self, rng: random.Random) -> None:
+        """The power goes: each change that was not synced is undone or not."""
+        for name in sorted(self._created):
+            if rng.getrandbits(1):
+                self._unlink(self._directory / name)
+        for name, kept in sorted(self._removed.items()):
+            if rng.getrandbits(1) and not (self._directory / name).exists():
+                os.link(kept, self._directory / name)
+
+    def _is_ours(self, path: Any) -> bool:
+        return Path(path).parent == self._directory and Path(path).suffix != ".tmp"
+
+    def _keep(self, path: Path) -> None:
+        kept = self._attic / str(next(self._kept))
+        os.link(path, kept)
+        self._removed[path.name] = kept
+
+
+async def deletions_and_a_power_cut(path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Delete records, some of which segments other logs use again, and cut the power. Returns the
+    log start that was acknowledged last."""
+    rng = random.Random(seed)
+    host = Host(path, segment_bytes=20 * BLOCK, checkpoint_bytes=8 * BLOCK)
+    host.pool.load()
+    driven = await host.open()
+    with monkeypatch.context() as patched:
+        cut = DirectoryCut(patched, driven.log.directory, path / "attic")
+        for i in range(70):
+            await driven.append_durably(b"%d" % i * 900)
+        other = await host.open("other-0", topic_id=OTHER_TOPIC_ID)
+        for _ in range(rng.randint(1, 4)):
+            end = driven.log.durable_offset
+            await driven.log.delete_records(rng.randint(driven.log.log_start_offset, end))
+            await tick(rng.choice([0, 3, 30]))
+            for _ in range(rng.randint(0, 30)):
+                await other.append_durably(b"elsewhere" * 300)
+        await tick(30)
+        start, appended = driven.log.log_start_offset, driven.appended
+        await host.crash(rng)
+        cut.cut(rng)
+    host = host.next_life()
+    for _ in range(2):
+        driven = await host.open(appended=appended)
+        assert driven.log.log_start_offset == start
+        await driven.append_durably(b"goes on")
+        await driven.check()
+        appended = driven.appended
+        await host.crash()
+        host = host.next_life()
+    return start
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_power_cut_undoes_no_acknowledged_deletion_and_damages_nothing(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive(deletions_and_a_power_cut(tmp_path, seed, monkeypatch))
+
+
+def test_the_model_catches_a_log_start_that_is_not_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_sync(directory: Path, start_offset: int) -> None:
+        path = directory / f"{start_offset:020d}{log_start.START_SUFFIX}"
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
+
+    monkeypatch.setattr("storage.log.move_start", without_sync)
+    caught = 0
+    for seed in range(8):
+        (tmp_path / str(seed)).mkdir()
+        try:
+            drive(deletions_and_a_power_cut(tmp_path / str(seed), seed, monkeypatch))
+        except (AssertionError, StorageError):  # the old start is back, or its segments are missed
+            caught += 1
+    assert caught >= 4
 
 
 # --- killed between two system calls --------------------------------------------------------------
@@ -147,6 +282,7 @@ def test_a_log_killed_between_any_two_system_calls_recovers(
             await filled_pool(host, 3)
         driven = await host.open()
         disk = host.held
+        started = asked = 0  # the log start that was acknowledged, and the last one asked for
 
         def counted(name: str) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
@@ -166,10 +302,15 @@ def test_a_log_killed_between_any_two_system_calls_recovers(
                 break
             driven.append(b"%d" % i * 300)
             await tick(30)
+            if i % 5 == 4 and not disk.dead:
+                asked = driven.log.durable_offset - 2
+                with contextlib.suppress(StorageError):
+                    await driven.log.delete_records(asked)
+                    started = asked
         for name in KILLED_IN:
             monkeypatch.setattr(os, name, real[name])
         was_killed, acknowledged = disk.dead, driven.log.durable_offset
-        assert was_killed or bool(host.pool.reused_count) == recycling
+        assert was_killed or host.pool.reused_count
         appended = driven.appended
         await host.crash()
         host = host.next_life()
@@ -177,6 +318,7 @@ def test_a_log_killed_between_any_two_system_calls_recovers(
         for _ in range(2):
             driven = await host.open(appended=appended)
             assert driven.log.log_end_offset >= acknowledged
+            assert driven.log.log_start_offset in (started, asked)
             keep_what_survived(driven)
             await driven.check()
             await driven.append_durably(b"goes on")
