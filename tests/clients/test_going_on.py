@@ -6,6 +6,7 @@ stand still: no error reaches their user; every record is stored once, in order,
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -36,6 +37,17 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
         running.stop()
     finally:
         running.close()
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """The libraries log each connection that is lost or refused; a report needs none of that."""
+    loggers = [logging.getLogger(name) for name in ("kafka", "aiokafka")]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    yield
+    for logger in loggers:
+        logger.setLevel(logging.NOTSET)
 
 
 def restart_twice(broker: RunningBroker, go_on: Callable[[], None]) -> None:
