@@ -14,6 +14,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from rpk_py.metadata.state import (
@@ -166,11 +167,8 @@ class SqliteStore:
                 for topic_id, index, leader, leader_epoch, replicas, isr in rows:
                     partitions = state.topics_by_id[topic_id].partitions
                     assert index == len(partitions)
-                    partitions.append(
-                        PartitionState(
-                            index, leader, leader_epoch, json.loads(replicas), json.loads(isr)
-                        )
-                    )
+                    ids = [*_decode_ids(replicas)], [*_decode_ids(isr)]
+                    partitions.append(PartitionState(index, leader, leader_epoch, *ids))
                 for node, name, value in cursor.execute("SELECT * FROM broker_configs"):
                     state.broker_configs.setdefault(node, {})[name] = value
                 for (topic_id,) in cursor.execute(
@@ -227,6 +225,19 @@ def _migrate(cursor: sqlite3.Cursor, version: int) -> None:
         for statement in _MIGRATIONS[target]:
             cursor.execute(statement)
     cursor.execute(f"PRAGMA user_version={FORMAT_VERSION}")
+
+
+# A few different lists of node ids stand in thousands of rows.
+
+
+@lru_cache(maxsize=1024)
+def _encode_ids(node_ids: tuple[int, ...]) -> str:
+    return json.dumps(node_ids)
+
+
+@lru_cache(maxsize=1024)
+def _decode_ids(text: str) -> tuple[int, ...]:
+    return tuple(json.loads(text))
 
 
 def _meta(cursor: sqlite3.Cursor, key: str) -> str:
@@ -292,8 +303,8 @@ def _store_partitions(
                 partition.index,
                 partition.leader,
                 partition.leader_epoch,
-                json.dumps(partition.replicas),
-                json.dumps(partition.isr),
+                _encode_ids(tuple(partition.replicas)),
+                _encode_ids(tuple(partition.isr)),
             )
             for partition in partitions
         ],
