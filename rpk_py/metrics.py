@@ -184,15 +184,16 @@ def snapshot_parts(
 ) -> Iterator[dict[str, Any]]:
     """The snapshot of a shard in parts, to be taken one a turn of the loop.
 
-    First {"rows": ShardMetrics.snapshot()}, then {"partitions": columns} with the topics, the
-    partition numbers, and PARTITION_COLUMNS of SLICE_PARTITIONS partitions at most.
+    Shapes:  rows        as of ShardMetrics.snapshot
+             partitions  columns of SLICE_PARTITIONS partitions at most: their topics, their
+                         numbers, and PARTITION_COLUMNS
     """
-    rows = metrics.snapshot()
+    yield {"rows": metrics.snapshot()}
     present = list(partitions)
-    rows["rpk_partition_offline"] = [[p.topic, str(p.index), 1] for p in present if p.offline]
-    yield {"rows": rows}
     for start in range(0, len(present), SLICE_PARTITIONS):
-        yield {"partitions": _columns(present[start : start + SLICE_PARTITIONS])}
+        some = present[start : start + SLICE_PARTITIONS]
+        offline = [[p.topic, str(p.index), 1] for p in some if p.offline]
+        yield {"rows": {"rpk_partition_offline": offline}, "partitions": _columns(some)}
 
 
 def _columns(partitions: list[Partition]) -> list[list[Any]]:
