@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from rpk_py.metadata.state import (
 )
 from storage import open_log as open_log_module
 from storage.errors import CorruptRecord, LockTimeout
-from tests.broker.connection_fakes import NODE, OTHER_NODE, Shard, run, running, until
+from tests.broker.connection_fakes import NODE, OTHER_NODE, Shard, run, running, ticks, until
 from tests.broker.request_builders import BATCH, batch_of, values_of
 
 
@@ -355,6 +357,54 @@ def test_configs_that_change_take_effect_at_once(tmp_path: Path) -> None:
             await shard.controller.commit(TopicConfigsChanged(topic.topic_id, {}))
             limit = shard.config.max_message_bytes
             assert (partition.max_message_bytes, partition.log_append_time) == (limit, False)
+
+    run(scenario())
+
+
+def test_without_write_caching_the_high_watermark_stays_and_acknowledgements_wait(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as shard:
+            never = str(2**63 - 1)
+            topic = await shard.create("t", write_caching="true", flush_ms=never, flush_bytes=never)
+            shard.disk.hold = True
+            await shard.fill("t", 2)
+            partition, log = shard.partition("t"), shard.log_of("t")
+            assert (partition.high_watermark, log.durable_offset) == (2, 0)
+            await shard.controller.commit(TopicConfigsChanged(topic.topic_id, {}))
+            assert partition.high_watermark == 2
+            producing = asyncio.create_task(shard.client().produce("t", BATCH))
+            await until(lambda: shard.disk.held)
+            await ticks()
+            assert (partition.high_watermark, producing.done()) == (2, False)
+            shard.disk.release()
+            assert (await producing).base_offset == 2
+            assert partition.high_watermark == log.durable_offset == 3
+
+    run(scenario())
+
+
+def test_changed_broker_settings_reach_the_topics_that_do_not_set_their_own(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as shard:
+            await shard.create("own", flush_ms="7")
+            await shard.create("broker")
+            changed = replace(shard.config, flush_ms=55, segment_bytes=1 << 20, write_caching=True)
+            await shard.table.configure(changed, shard.state)
+            await shard.create("later")
+            found = {
+                name: (config.flush_ms, config.segment_bytes, config.write_caching)
+                for name in ("own", "broker", "later")
+                for config in [shard.log_of(name)._config]
+            }
+            assert found == {
+                "own": (7, 1 << 20, True),
+                "broker": (55, 1 << 20, True),
+                "later": (55, 1 << 20, True),
+            }
 
     run(scenario())
 
