@@ -49,6 +49,7 @@ def run(
 async def _serve(
     config: Config, node_id: int, listener: socket.socket, control: socket.socket
 ) -> int:
+    gc.set_threshold(*GC_THRESHOLDS)  # before the metadata makes its objects
     loop = asyncio.get_running_loop()
     log = make_logger(config, shard=node_id)
     fd, direct = open_segment(config.data_dir / LOCK_NAME)  # any regular file there tells
@@ -97,7 +98,6 @@ async def _serve(
     await server.start(listener)
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process: never look at it again
-    gc.set_threshold(*GC_THRESHOLDS)
     replica.ready(backend=disk.name, direct=direct, block_bytes=block_bytes)
     expire = loop.create_task(_expire_producers(broker))
     lag = loop.create_task(_watch_loop(broker))
