@@ -13,18 +13,19 @@ from rpk_py.config import Config
 _OWN_FILES = 64  # of a shard: ring, loop, listener, control socket, standard streams, and room
 
 
-def raise_file_limit(config: Config, on_message: Callable[[str], None]) -> None:
+def raise_file_limit(config: Config, partitions: int, on_message: Callable[[str], None]) -> None:
     """Take all file descriptors that the system allows; report it where a shard may need more.
 
-    A partition costs one (its active segment), a connection another.
+    A segment that is open costs one, a connection another.
+
+    partitions  those of the shard that leads the most, which are there already
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    partitions = -(-config.partitions_max // config.smp)
     needed = config.connections_max + partitions + _OWN_FILES
     if hard != resource.RLIM_INFINITY and hard < needed:
         on_message(
-            f"a shard may open {hard} files, but connections_max={config.connections_max} and"
-            f" partitions_max={config.partitions_max} may need {needed}: beyond it connections are"
+            f"a shard may open {hard} files, but connections_max={config.connections_max} and the"
+            f" {partitions} partitions of a shard may need {needed}: beyond it connections are"
             " closed and partitions go offline (raise ulimit -n, or LimitNOFILE of systemd)"
         )

@@ -30,6 +30,7 @@ from rpk_py.file_limit import raise_file_limit
 from rpk_py.log_setup import make_logger
 from rpk_py.metadata.channel import ChannelError
 from rpk_py.metadata.controller import Controller
+from rpk_py.metadata.placement import leader_counts
 from rpk_py.metadata.state import Json
 from rpk_py.metadata.store import StoreError
 from rpk_py.prepare import STATUS_FILE, Prepared, prepare, random_id
@@ -64,7 +65,8 @@ def run(config: Config, entry: ShardEntry, on_ready: Callable[[BrokerInfo], None
         raise StartupError("rpk-py checks its invariants with assert: start it without python -O")
     log = make_logger(config)
     prepared = prepare(config, log)
-    raise_file_limit(config, log.warning)
+    led = leader_counts(prepared.state.topics.values(), config.node_ids)
+    raise_file_limit(config, max(led.values()), log.warning)
     supervisor = Supervisor(prepared, entry, on_ready, log)
     supervisor.fork_all()
     return asyncio.run(supervisor.serve())
