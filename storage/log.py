@@ -513,8 +513,8 @@ class Log:
             segment.next_offset,
             self._state.snapshot(),
         )
-        try:
-            await run(cut, segment.fd, segment.write_pos)
+        try:  # not synced: what is behind the end is no record, whether it comes back or not
+            await run(os.ftruncate, segment.fd, segment.write_pos)
         except OSError as error:
             self._context.report(f"cannot cut {segment.path} at its end: {error}")
         await self._write_checkpoint(checkpoint)
