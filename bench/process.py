@@ -88,15 +88,22 @@ class Broker:
         """A metric's value, summed over its labels."""
         with urllib.request.urlopen(f"http://{self.admin_address}/metrics") as answer:
             lines = answer.read().decode().splitlines()
-        return sum(
+        values = [
             float(line.rpartition(" ")[2])
             for line in lines
             if line.partition("{")[0].partition(" ")[0] == name
-        )
+        ]
+        if not values:
+            raise SystemExit(f"the broker has no metric {name}")
+        return sum(values)
 
     def cpu_s(self) -> float:
         """User and system seconds of all shards so far."""
         return sum(_cpu_s(pid) for pid in self.shards)
+
+    def wakeups(self) -> int:
+        """How often the shards' event loops slept and were woken so far."""
+        return sum(_voluntary_switches(pid) for pid in self.shards)
 
     def pss_mb(self) -> tuple[float, float]:
         """Proportional memory: of all shards together, and of the supervisor."""
@@ -165,6 +172,13 @@ def _is_free(port: int) -> bool:
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def _voluntary_switches(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("voluntary_ctxt_switches:"):
+            return int(line.split()[1])
+    return 0
 
 
 def _pss_mb(pid: int) -> float:

@@ -7,8 +7,9 @@ numbers of shards take turns within a round, so that a slow spell of the machine
 
 cpu     librdkafka, acks=all, over 8 partitions: one record a request, pipelined, and 1,000,000
         records of 100 bytes. CPU is user and system of all shards together, from the kernel.
-        "batches a write" is the size of a group commit and "records a batch" the client's doing:
-        where either is less with more shards, each wake-up, request and write serves less.
+        "records a batch" is the client's doing, "batches a write" the size of a group commit. The
+        one client is what limits the bulk: the more shards share its load, the more each of them
+        sleeps, and the fewer batches one wake-up finds, which is what a batch then costs more.
 topics  CreateTopics with 1 and with 100 partitions, asked of the first shard, until its answer,
         which comes when every live shard serves the topic.
 kills   SIGKILL to a shard of 4 until its next record is acknowledged. The producer sends at once
@@ -105,20 +106,22 @@ def measure_cpu(table: Table, parent: Path | None) -> None:
             ):
                 before = _work_done(broker)
                 row = produce(broker, "cpu", count, settings, CPU_PARTITIONS)
-                batches, writes = (
+                batches, writes, wakeups = (
                     now - then for now, then in zip(_work_done(broker), before, strict=True)
                 )
                 table.add(f"{name}: {cpu}", shards, row["cpu_us"])  # us each = s a million
                 table.add(f"{name}: records a batch", shards, count / batches)
                 table.add(f"{name}: batches a write", shards, batches / writes)
+                table.add(f"{name}: wake-ups a batch", shards, wakeups / batches)
                 table.add(f"{name}: records/s", shards, row["per_s"])
 
 
-def _work_done(broker: Broker) -> tuple[float, float]:
-    """(record batches written, disk writes) of all shards so far."""
+def _work_done(broker: Broker) -> tuple[float, float, float]:
+    """(record batches written, disk writes, wake-ups) of all shards so far."""
     return (
-        broker.metric("rpk_group_commit_batches_total"),
-        broker.metric("rpk_group_commits_total"),
+        broker.metric("rpk_group_commit_batches_sum"),
+        broker.metric("rpk_group_commit_batches_count"),
+        broker.wakeups(),
     )
 
 
