@@ -494,12 +494,13 @@ class Log:
         await self._finish_tasks()
         try:
             if self.failed is None and not self._closed:
-                await self._checkpoint_end()
+                await self.checkpoint_end()
         finally:
             await self._close_files()
 
-    async def _checkpoint_end(self) -> None:
-        """Write a checkpoint at the log's end; without one the next start scans a little more."""
+    async def checkpoint_end(self) -> None:
+        """Write a checkpoint at the log's end, while nothing is appended; without one the next
+        start scans a little more."""
         segment, run = self._appender.segment, self._context.disk.run
         if segment is None:
             return

@@ -36,6 +36,8 @@ from storage.segment import (
 )
 from storage.wal_format import BLOCK_BYTES_MAX, RecordHeader, round_up
 
+SCANNED_BYTES_MAX = 4 << 20  # of a log, without a new checkpoint behind them
+
 ADVICE = (
     "nothing was cut and nothing of it is served. Keep a copy of the directory, look at it with "
     "'rpk-py debug wal FILE', restore it from a replica or backup, or delete the topic"
@@ -90,8 +92,13 @@ async def open_log(
     log = Log(
         context, config, directory, topic_id, partition, state, segments, epochs, log_start_offset
     )
+    checked_pos = 0
     if checkpoint is not None:
         log.checkpointed_offset = checkpoint.next_offset
+        if checkpoint.segment_base_offset == segments[-1].base_offset:
+            checked_pos = checkpoint.pos
+    if segments and segments[-1].write_pos - checked_pos >= SCANNED_BYTES_MAX:
+        await log.checkpoint_end()  # a crash that follows soon must not scan all of it again
     return log
 
 

@@ -464,3 +464,21 @@ def test_a_damaged_end_checkpoint_is_written_anew_at_the_next_stop(tmp_path: Pat
         await driven.check()
 
     drive(scenario())
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_what_one_recovery_scanned_the_next_one_does_not(tmp_path: Path, large: bool) -> None:
+    async def scenario() -> None:
+        driven = await Host(tmp_path).open()
+        for _ in range(5):
+            driven.append_batch(batch_of_size((1 << 20 if large else 1 << 16) - 100))
+            await driven.durable()
+        for life in range(3):
+            driven = await driven.host.reopen(driven)
+            scanned = sum(driven.host.held.read_sizes)
+            assert (scanned > driven.active.write_pos - BLOCK) == (life == 0 or not large)
+            assert len(list(driven.log.directory.glob("*.checkpoint"))) == large
+            await driven.check()
+            assert driven.notes.base_offsets == list(range(5))
+
+    drive(scenario())
