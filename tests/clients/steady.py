@@ -89,18 +89,22 @@ class Client(threading.Thread, ABC):
         """How many records of each partition the library has told of."""
         return [len(seen) for seen in self.seen]
 
-    def wait_for_more(self, more: int = 1, timeout_s: float = END_S_MAX) -> None:
-        """Return when every partition has `more` records than now.
+    def wait_for(self, count: int) -> None:
+        """Return when every partition has `count` records. Raises AssertionError."""
+        self._wait([count] * self.partitions)
 
-        Raises: AssertionError  not in time, or an error came
-        """
-        wanted = [count + more for count in self.counts()]
+    def wait_for_more(self, more: int = 1) -> None:
+        """Return when every partition has `more` records than now. Raises AssertionError."""
+        self._wait([count + more for count in self.counts()])
 
+    def _wait(self, wanted: list[int]) -> None:
         def came() -> bool:
-            enough = all(map(int.__ge__, self.counts(), wanted))
-            return enough or bool(self.errors)
+            return bool(self.errors) or all(map(int.__ge__, self.counts(), wanted))
 
-        wait_until(came, f"{more} more records in every partition of {self}", timeout_s)
+        try:
+            wait_until(came, "enough records", END_S_MAX)
+        except AssertionError:
+            raise AssertionError(f"{self} did not get to {wanted}") from None
         assert not self.errors, f"{self}: {self.errors}"
 
     def longest_gap_s(self, since_s: float) -> float:

@@ -94,11 +94,11 @@ def test_a_client_uses_every_shard_whichever_it_met_first(
     me = os.getpid()
     assert ports_reached(broker, me) == set()
     with WRITERS[name](broker, topic, PARTITIONS, bootstrap, count=RECORDS) as writer:
-        writer.wait_for_more(RECORDS)
+        writer.wait_for(RECORDS)
         wait_for_all_ports(broker, me)
     wait_until(lambda: ports_reached(broker, me) == set(), "the writer's connections are closed")
     with READERS[name](broker, topic, PARTITIONS, bootstrap) as reader:
-        reader.wait_for_more(RECORDS)
+        reader.wait_for(RECORDS)
         wait_for_all_ports(broker, me)
     writer.check(read_numbers(broker, topic, PARTITIONS))
     assert reader.seen == writer.seen
@@ -109,10 +109,10 @@ def test_what_each_wrote_to_all_shards_every_other_reads(broker: RunningBroker) 
     for writer_name, make_writer in WRITERS.items():
         topic = create_topic(broker, partitions=PARTITIONS)
         with make_writer(broker, topic, PARTITIONS, count=RECORDS) as writer:
-            writer.wait_for_more(RECORDS)
+            writer.wait_for(RECORDS)
         for reader_name, make_reader in READERS.items():
             with make_reader(broker, topic, PARTITIONS) as reader:
-                reader.wait_for_more(RECORDS)
+                reader.wait_for(RECORDS)
             assert reader.seen == writer.seen, (writer_name, reader_name)
 
 
