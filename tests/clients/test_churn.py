@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -19,8 +21,10 @@ from kafka_protocol.messages.produce import (
     TopicProduceData,
 )
 from kafka_protocol.record_batch import build_batch
+from tests.clients import via_confluent
 from tests.clients.admins import ADMINS, Admin
 from tests.clients.broker import RunningBroker, wait_until
+from tests.clients.records import numbered, plain
 from tests.clients.wire_client import WireClient
 
 SHARDS = 4
@@ -43,7 +47,6 @@ def broker(tmp_path: Path) -> Iterator[RunningBroker]:
         running.stop()
     finally:
         running.close()
-    assert running.log_events("error", "critical", "raw") == []
 
 
 class Churner(threading.Thread):
@@ -155,3 +158,31 @@ def test_topics_of_three_clients_come_and_go_and_leave_nothing(broker: RunningBr
     assert [view(broker, shard) for shard in range(SHARDS)] == [{}] * SHARDS
     wait_until(lambda: not topics_on_disk(broker), "nothing is left on the disk")
     wait_until(lambda: not list(broker.data_dir.glob("trash/*")), "the trash is empty")
+    assert broker.log_events("error", "critical", "raw") == []
+
+
+def test_what_changes_while_a_shard_is_dead_it_learns_when_it_is_back(
+    broker: RunningBroker,
+) -> None:
+    with ADMINS["confluent"](broker.addresses[0]) as admin:
+        assert admin.create_topics(["gone", "grows"], PARTITIONS) == {"gone": 0, "grows": 0}
+        for name in ("gone", "grows"):
+            for partition in range(PARTITIONS):
+                via_confluent.produce(broker, name, plain(3), partition)
+        for dead in range(1, SHARDS):
+            os.kill(broker.shard_pids[dead], signal.SIGKILL)
+            born = f"born-{dead}"
+            assert admin.delete_topics(["gone"]) == {"gone": 0}
+            assert admin.create_topics([born], PARTITIONS) == {born: 0}
+            admin.create_partitions("grows", PARTITIONS * (dead + 1))
+            for partition in range(PARTITIONS):
+                assert via_confluent.produce(broker, born, plain(2), partition) == [0, 1]
+            last = PARTITIONS * (dead + 1) - 1
+            assert via_confluent.produce(broker, "grows", plain(2), last) == [0, 1]
+            views = [view(broker, shard) for shard in range(SHARDS)]
+            assert views[1:] == views[:1] * (SHARDS - 1)
+            wait_until(lambda: not topics_on_disk(broker)["gone"], "the deleted topic is gone")
+            assert admin.create_topics(["gone"], PARTITIONS) == {"gone": 0}
+            for partition in range(PARTITIONS):
+                assert via_confluent.produce(broker, "gone", plain(3), partition) == [0, 1, 2]
+    assert via_confluent.consume(broker, "grows") == numbered(plain(3))
