@@ -431,10 +431,13 @@ def consume_confluent(job: Job, shared: Shared) -> list[str]:
     consumer.assign([confluent_kafka.TopicPartition(job.topic, one, 0) for one in partitions])
     while reader.going:
         for message in consumer.consume(1000, timeout=0.05):
+            partition, offset = message.partition(), message.offset()
             if message.error() is not None:
                 reader.failed(message.error())
-            else:
-                reader.take(message.partition(), message.offset(), message.value())
+                continue
+            assert partition is not None
+            assert offset is not None
+            reader.take(partition, offset, message.value())
     consumer.close()
     return reader.close()
 
