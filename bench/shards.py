@@ -13,8 +13,8 @@ cpu     librdkafka, acks=all, over 8 partitions: one record a request, pipelined
 topics  CreateTopics with 1 and with 100 partitions, asked of the first shard, until its answer,
         which comes when every live shard serves the topic.
 kills   SIGKILL to a shard of 4 until its next record is acknowledged. The producer sends at once
-        and retries every millisecond, so this is the broker's time: noticing, 0.1 s of back-off
-        (restart_backoff_s), new leader epochs, fork, recovery.
+        and retries every millisecond, so this is the broker's time: noticing, new leader epochs,
+        fork, recovery. Between kills is time enough that no back-off is due.
 memory  proportional set size from the kernel, sockets' buffers not included: idle, then what
         2,000 partitions add (idle, and after a record each), and 2,000 connections.
 starts  exec to ready with 2,000 partitions that hold a record each: after a clean stop, and after
@@ -52,7 +52,7 @@ CPU_PARTITIONS = 8
 ONE_RECORD = {"batch.num.messages": "1", "linger.ms": "0", "max.in.flight": "1000"}
 TOPICS = 40  # created of each size, a round
 KILLS = 20
-KILL_PAUSE_S = 1.5  # so that a shard has lived for 5 s when its turn comes, which ends its back-off
+KILL_PAUSE_S = 1.5  # so that a shard has lived for 5 s when its turn comes: no back-off
 PARTITIONS = 2_000
 TOPIC_PARTITIONS = 100
 CONNECTIONS = 2_000
