@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check fmt bench clean uring
+.PHONY: help run test check fmt bench soak clean uring
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 14
@@ -36,8 +36,11 @@ fmt: $(VENV)/.dev ## format, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev ## measure: BENCH=broker (default), codec or disk_write
+bench: $(VENV)/.dev ## measure: BENCH=broker (default), shards, codec or disk_write
 	$(BIN)/python -m bench.$(BENCH) $(ARGS)
+
+soak: $(VENV)/.dev ## real clients on 4 shards under kill -9 for 5 minutes: ARGS='--seconds 600 --seed 7'
+	$(BIN)/python -m tests.crash.soak $(ARGS)
 
 clean: ## remove the environment and caches; data stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
