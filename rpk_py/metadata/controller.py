@@ -293,8 +293,14 @@ class Controller:
             results, changes = plan()
             if not changes or message.get("validate_only"):
                 return results
+            idle = self._without_effect(changes)  # while the state still has the values before
             revision = await self._commit(changes)
-        self._warn_about_configs(changes)
+        for topic, configs in idle:
+            self._log.warning(
+                "these topic configs are stored but have no effect in this version",
+                topic=topic,
+                configs=configs,
+            )
         if await self._wait_applied(revision, deadline_s):
             return results
         return [timed_out(r) if r.error_code == ErrorCode.NONE else r for r in results]
@@ -331,22 +337,22 @@ class Controller:
             return False
         return True
 
-    def _warn_about_configs(self, changes: Sequence[Change]) -> None:
+    def _without_effect(self, changes: Sequence[Change]) -> list[tuple[str, list[str]]]:
+        """Topic name, and the configs that a change sets to another value, but that do nothing."""
+        found = []
         for change in changes:
             if isinstance(change, TopicCreated):
-                topic, configs = change.topic.name, change.topic.configs
+                topic, configs, before = change.topic.name, change.topic.configs, {}
             elif isinstance(change, TopicConfigsChanged):
-                found = self.state.topics_by_id.get(change.topic_id)
-                topic, configs = found.name if found else "", dict(change.configs)
+                known = self.state.topics_by_id[change.topic_id]
+                topic, configs, before = known.name, dict(change.configs), known.configs
             else:
                 continue
-            idle = sorted(name for name in configs if not TOPIC_CONFIGS[name].has_effect)
+            changed = {name for name, _ in configs.items() - before.items()}
+            idle = sorted(name for name in changed if not TOPIC_CONFIGS[name].has_effect)
             if idle:
-                self._log.warning(
-                    "these topic configs are stored but have no effect in this version",
-                    topic=topic,
-                    configs=idle,
-                )
+                found.append((topic, idle))
+        return found
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         assert self._commit_lock.locked()

@@ -438,5 +438,12 @@ def test_configs_without_effect_are_reported_when_set_and_not_when_checked() -> 
         assert cluster.log.events == 2 * [
             "these topic configs are stored but have no effect in this version"
         ]
+        others = [ConfigResource(TOPIC, "t", [("flush.ms", 0, "8"), (idle, 0, "0:2")])]
+        assert [result.error_code for result in await one.alter_configs(others, True, False)] == [0]
+        removed = [ConfigResource(TOPIC, "t", [(idle, 1, None)])]
+        assert [result.error_code for result in await one.alter_configs(removed, True, False)] == [
+            0
+        ]
+        assert len(cluster.log.events) == 2, "what is not set anew is not told anew"
 
     run(scenario)
