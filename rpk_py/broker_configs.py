@@ -15,10 +15,11 @@ Source: DynamicBrokerConfig and the config definitions of Apache Kafka 4.1.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from rpk_py.config import SETTINGS, SHARDS_PER_HOST_MAX, Config, ConfigError
 from rpk_py.config_types import (
@@ -52,13 +53,11 @@ _KAFKA_NAMES = {
     "connections_max_idle_s": "connections.max.idle.ms",
     "segment_bytes": "log.segment.bytes",
 }
-# Where the range of the setting does not tell Kafka's type.
-_KINDS = {
-    "node.id": "int",
-    "log.segment.bytes": "int",
-    "producer.id.expiration.ms": "int",
-    "connections.max.idle.ms": "long",
-}
+_KINDS = {"connections.max.idle.ms": "long"}  # where the setting does not tell Kafka's type
+# Higher than the setting's own bound: who set it must still get in, past the clients that there
+# are, to set it back, and a restart does not. An admin client takes two connections, or three.
+_DYNAMIC_LOW = {"max.connections": 10}
+_NODE_ID = re.compile(r"[+-]?[0-9]{1,10}")
 # Read by every shard at each use: may be set for one node, or for all.
 _OF_NODES = {
     "auto.create.topics.enable",
@@ -183,18 +182,82 @@ def validate(name: str, text: str) -> str | None:
     """What is wrong with the text of one dynamic config, or None; alone, without the others."""
     config = BROKER_CONFIGS[name]
     about = SETTINGS[config.settings[0]]
-    problem = value_problem(config.kind, text, about.low, about.high)
+    low = _DYNAMIC_LOW.get(name, about.low)
+    problem = value_problem(config.kind, text, low, about.high)
     return None if problem is None else f"Invalid value {text} for configuration {name}: {problem}"
 
 
-def combine(config: Config, broker_configs: BrokerConfigs, node_id: int | None) -> Config:
-    """The Config in force at a node (None: at the controller, where only what holds for all nodes
-    counts).
+def parse_node_id(text: str) -> int | None:
+    """The node that the name of a broker resource is about; None: it is not a number."""
+    return int(text) if _NODE_ID.fullmatch(text) else None
 
-    Raises: ConfigError  the dynamic values do not agree with each other, or with the static ones
+
+class Ignored(NamedTuple):
+    """A dynamic value that does not agree with the others; `scope` is a key of BrokerConfigs."""
+
+    scope: str
+    name: str
+    text: str
+
+
+class InForce(NamedTuple):
+    """What holds at a node: its Config, and the dynamic values that it is made of.
+
+    static     what the broker was started with
+    own, all_nodes  name -> text, of the node and of all nodes
+    ignored    what was set too, but does not agree -> why
     """
-    values = _dynamic_values(broker_configs, node_id)
-    return dataclasses.replace(config, **values) if values else config
+
+    config: Config
+    static: Config
+    node_id: int | None
+    own: Mapping[str, str]
+    all_nodes: Mapping[str, str]
+    ignored: Mapping[Ignored, ConfigError]
+
+
+def in_force(config: Config, broker_configs: BrokerConfigs, node_id: int | None) -> InForce:
+    """What holds at a node (None: at the controller, where only what is set for all nodes counts).
+
+    Values are checked when they are set, but static settings may have changed since, so that some
+    no longer agree with them: the broker runs without those.
+    """
+    all_nodes = _known(broker_configs.get(ALL_NODES, {}))
+    own = {} if node_id is None else _known(broker_configs.get(str(node_id), {}))
+    try:
+        found = _replaced(_replaced(config, all_nodes), own)
+        return InForce(found, config, node_id, own, all_nodes, {})
+    except ConfigError:
+        return _without_what_disagrees(config, all_nodes, own, node_id)
+
+
+def _without_what_disagrees(
+    config: Config, all_nodes: Mapping[str, str], own: Mapping[str, str], node_id: int | None
+) -> InForce:
+    """Take one value after the other, until none of the rest fits what was taken."""
+    found = config
+    scopes: dict[str, dict[str, str]] = {ALL_NODES: {}, str(node_id): {}}
+    waiting = [Ignored(ALL_NODES, *item) for item in sorted(all_nodes.items())]
+    waiting += [Ignored(str(node_id), *item) for item in sorted(own.items())]
+    ignored: dict[Ignored, ConfigError] = {}
+    taken = True
+    while taken:
+        taken = False
+        for value in waiting:
+            if value.name in scopes[value.scope]:
+                continue
+            if value.scope == ALL_NODES and value.name in scopes[str(node_id)]:
+                ignored.pop(value, None)  # the node's own wins anyway
+                continue
+            try:
+                found = _replaced(found, {value.name: value.text})
+            except ConfigError as error:
+                ignored[value] = error
+            else:
+                scopes[value.scope][value.name] = value.text
+                ignored.pop(value, None)
+                taken = True
+    return InForce(found, config, node_id, scopes[str(node_id)], scopes[ALL_NODES], ignored)
 
 
 def effective_config(
@@ -203,22 +266,12 @@ def effective_config(
     node_id: int | None,
     report: Callable[[str], None] | None = None,
 ) -> Config:
-    """Like `combine`, for values that were checked when they were set.
-
-    Static settings may have changed since, so that some no longer agree: those are left out and
-    reported, one line each, and the broker runs without them.
-    """
-    try:
-        return combine(config, broker_configs, node_id)
-    except ConfigError:
-        pass  # find out which
-    for setting, value in _dynamic_values(broker_configs, node_id).items():
-        try:
-            config = dataclasses.replace(config, **{setting: value})
-        except ConfigError as error:
-            if report is not None:
-                report(f"a dynamic broker config is ignored: {problem_of(error)}")
-    return config
+    """The Config in force; what is ignored is reported, one line each."""
+    found = in_force(config, broker_configs, node_id)
+    if report is not None:
+        for error in found.ignored.values():
+            report(f"a dynamic broker config is ignored: {problem_of(error)}")
+    return found.config
 
 
 def problem_of(error: ConfigError) -> str:
@@ -230,29 +283,34 @@ def problem_of(error: ConfigError) -> str:
     return text
 
 
-def _dynamic_values(broker_configs: BrokerConfigs, node_id: int | None) -> dict[str, Any]:
-    """Field of Config -> the value that was set for it while running."""
-    texts = dict(broker_configs.get(ALL_NODES, {}))
-    if node_id is not None:
-        texts.update(broker_configs.get(str(node_id), {}))
-    values = {}
+def _known(texts: Mapping[str, str]) -> dict[str, str]:
+    """Those that this version can take: another one may have known other configs, or bounds."""
+    return {
+        name: text
+        for name, text in texts.items()
+        if name in BROKER_CONFIGS and BROKER_CONFIGS[name].dynamic and validate(name, text) is None
+    }
+
+
+def _replaced(config: Config, texts: Mapping[str, str]) -> Config:
+    """The Config with some dynamic values, which are valid alone.  Raises ConfigError."""
+    values: dict[str, Any] = {}
     for name, text in texts.items():
-        config = BROKER_CONFIGS.get(name)  # another version may have known more of them
-        if config is not None and config.dynamic and validate(name, text) is None:
-            values[config.settings[0]] = text == "true" if config.kind == "boolean" else int(text)
-    return values
+        known = BROKER_CONFIGS[name]
+        values[known.settings[0]] = text == "true" if known.kind == "boolean" else int(text)
+    return dataclasses.replace(config, **values) if values else config
 
 
-def synonyms_of(
-    config: BrokerConfig, static: Config, broker_configs: BrokerConfigs, node_id: int | None
-) -> list[Synonym]:
+def synonyms_of(config: BrokerConfig, values: InForce) -> list[Synonym]:
     """Where a broker config has a value, the one in force first."""
     synonyms = []
-    if node_id is not None and config.name in (own := broker_configs.get(str(node_id), {})):
-        synonyms.append(Synonym(config.name, own[config.name], SOURCE_NODE))
-    if config.name in (everywhere := broker_configs.get(ALL_NODES, {})):
-        synonyms.append(Synonym(config.name, everywhere[config.name], SOURCE_DYNAMIC_DEFAULT))
-    value, default = config.value(static, node_id), config.value(_DEFAULTS, node_id)
+    if config.name in values.own:
+        synonyms.append(Synonym(config.name, values.own[config.name], SOURCE_NODE))
+    if config.name in values.all_nodes:
+        text = values.all_nodes[config.name]
+        synonyms.append(Synonym(config.name, text, SOURCE_DYNAMIC_DEFAULT))
+    value = config.value(values.static, values.node_id)
+    default = config.value(_DEFAULTS, values.node_id)
     if value != default:
         synonyms.append(Synonym(config.name, value, SOURCE_STATIC))
     if default is not None:
@@ -260,24 +318,25 @@ def synonyms_of(
     return synonyms
 
 
-def describe_node(
-    static: Config, broker_configs: BrokerConfigs, node_id: int
-) -> list[DescribedConfig]:
-    """Every broker config of a node, by name."""
+def describe_node(values: InForce, names: Collection[str] = ()) -> list[DescribedConfig]:
+    """The broker configs of a node, by name; without names, all of them."""
     return [
         described(
             config.name,
             config.kind,
             config.documentation,
-            synonyms_of(config, static, broker_configs, node_id),
+            synonyms_of(config, values),
             read_only=not config.dynamic,
         )
         for config in BROKER_CONFIGS.values()
+        if not names or config.name in names
     ]
 
 
-def describe_all_nodes(broker_configs: BrokerConfigs) -> list[DescribedConfig]:
-    """The dynamic broker configs that were set for all nodes, by name."""
+def describe_all_nodes(
+    broker_configs: BrokerConfigs, names: Collection[str] = ()
+) -> list[DescribedConfig]:
+    """The dynamic broker configs that were set for all nodes, by name; also what a node ignores."""
     values = broker_configs.get(ALL_NODES, {})
     return [
         described(
@@ -287,5 +346,5 @@ def describe_all_nodes(broker_configs: BrokerConfigs) -> list[DescribedConfig]:
             [Synonym(name, values[name], SOURCE_DYNAMIC_DEFAULT)],
         )
         for name, config in BROKER_CONFIGS.items()
-        if name in values
+        if name in values and (not names or name in names)
     ]

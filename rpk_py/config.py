@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from rpk_py.config_types import DECIMAL, INTEGER
+
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
@@ -53,9 +55,9 @@ class ConfigError(Exception):
     ) -> None:
         places = places or {}
         where = f" in {places[name]}" if name in places else ""
-        text = f"{name}={_shown(value)}{where} is not valid: {expected}"
+        text = f"{shown(name)}={shown(value)}{where} is not valid: {expected}"
         if other is not None:
-            text += f" {other[0]}={_shown(other[1])}"
+            text += f" {other[0]}={shown(other[1])}"
             text += f" ({places.get(other[0], 'default')})" if places else ""
         super().__init__(text)
         self.name = name
@@ -283,7 +285,7 @@ class Config:
         1 * GIB,
         "size at which a log goes on in a new file; a topic's segment.bytes wins",
         low=16 * KIB,
-        high=_BYTES_MAX,
+        high=_INT32_MAX,
     )
     recycle_bytes: int = _setting(
         1 * GIB,
@@ -319,7 +321,7 @@ class Config:
         86_400_000,
         "an idempotent producer that is silent for longer is forgotten",
         low=1,
-        high=2**53,
+        high=_INT32_MAX,
     )
     lock_wait_s: float = _setting(
         30.0,
@@ -389,13 +391,13 @@ class Config:
                 expected = f"the last shard's port would be {port + self.smp - 1}, with"
                 raise ConfigError(name, port, expected, ("smp", self.smp))
         shard_ports = range(self.kafka_port, self.kafka_port + self.smp) if self.kafka_port else ()
-        same_host = self.admin_host == self.kafka_host or self.kafka_host in ("0.0.0.0", "::")
-        if self.admin_port in shard_ports and same_host:
+        if self.admin_port in shard_ports and _overlap(self.kafka_host, self.admin_host):
             shard = f"shard {self.admin_port - self.kafka_port} listens there, by"
             raise ConfigError("admin_port", self.admin_port, shard, ("kafka_port", self.kafka_port))
         for name, bound in (
             ("max_message_bytes", "frame_bytes_max"),
             ("restart_backoff_s", "restart_backoff_s_max"),
+            ("default_partitions", "partitions_per_topic_max"),
         ):
             value, most = getattr(self, name), getattr(self, bound)
             if value > most:
@@ -410,6 +412,14 @@ class Config:
     def node_ids(self) -> list[int]:
         """The Kafka node ids of all shards of this host, ascending."""
         return [self.node_id(index) for index in range(self.smp)]
+
+
+def _overlap(host: str, other: str) -> bool:
+    """Whether one port on both hosts is the same, as far as that can be told without resolving."""
+    for wildcard, address in ((host, other), (other, host)):
+        if wildcard == "::" or (wildcard == "0.0.0.0" and (":" not in address or address == "::")):
+            return True
+    return host == other
 
 
 def _describe(field: dataclasses.Field[Any]) -> Setting:
@@ -445,15 +455,21 @@ def parse_setting(name: str, text: str) -> Any:
         raise ConfigError(name, text, f"must be {setting.type_words}") from None
 
 
-def _shown(value: object) -> str:
+def _matched(pattern: re.Pattern[str], text: str) -> str:
+    if not pattern.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
+def shown(value: object) -> str:
     """A value on one line."""
     text = str(value)
     return repr(text) if _UNPRINTABLE.search(text) else text
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
-    "int": int,
-    "float": float,
+    "int": lambda text: int(_matched(INTEGER, text)),
+    "float": lambda text: float(_matched(DECIMAL, text)),
     "bool": lambda text: _BOOLS[text.lower()],
     "str": str,
     "Path": Path,

@@ -32,8 +32,8 @@ LONG_MAX: Final = 2**63 - 1
 INT_MAX: Final = 2**31 - 1
 _TYPE_MAX = {"int": INT_MAX, "long": LONG_MAX}
 # Narrower than int() and float(), which also take "1_000" and digits of other scripts.
-_INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
-_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+INTEGER = re.compile(r"[+-]?[0-9]{1,4000}")
+DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 class Synonym(NamedTuple):
@@ -101,7 +101,7 @@ def value_problem(
 def _number_problem(
     kind: str, text: str, low: float | None, high: float | None, also: int | None
 ) -> str | None:
-    form = _DECIMAL if kind == "double" else _INTEGER
+    form = DECIMAL if kind == "double" else INTEGER
     if not form.fullmatch(text):
         return f"Not a number of type {kind.upper()}"
     number = float(text) if kind == "double" else int(text)

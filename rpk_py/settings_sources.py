@@ -10,14 +10,23 @@ for both as HOST:PORT, and HOST alone leaves the port to itself.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rpk_py.config import SETTINGS, SHARDS_PER_HOST_MAX, Config, ConfigError, parse_setting
+from rpk_py.config import (
+    SETTINGS,
+    SHARDS_PER_HOST_MAX,
+    Config,
+    ConfigError,
+    parse_setting,
+    shown,
+)
 from rpk_py.startup_error import StartupError
 
 ENVIRONMENT_PREFIX = "RPK_"
@@ -165,16 +174,31 @@ def variable_of(name: str) -> str:
 def _from_file(path: Path, option: str) -> Iterator[_Given]:
     import tomllib  # only with a file: a start is short
 
+    where = shown(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _text_of(path)
         table = tomllib.loads(text)
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"
-        raise StartupError(f"the configuration file {path} of {option} {reason}") from None
+        raise StartupError(f"the configuration file {where} of {option} {reason}") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML
-        raise StartupError(f"the configuration file {path} is not valid TOML: {error}") from None
+        raise StartupError(f"the configuration file {where} is not valid TOML: {error}") from None
     for name, value in table.items():
-        yield _Given(name, value, f"{path}{_line_of(name, text)}")
+        yield _Given(name, value, f"{where}{_line_of(name, text)}")
+
+
+def _text_of(path: Path) -> str:
+    """The text of a regular file, with or without a mark of its byte order.
+
+    Raises: OSError  it cannot be read, or reading it could wait for ever
+            ValueError  it is not UTF-8
+    """
+    # Without O_NONBLOCK, to open a FIFO is to wait for its writer.
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, encoding="utf-8-sig") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return file.read()
 
 
 def _line_of(name: str, text: str) -> str:

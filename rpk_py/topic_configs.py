@@ -12,11 +12,11 @@ Source: names, types and defaults of Apache Kafka 4.x; write.caching, flush.byte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rpk_py.broker_configs import BY_SETTING, BrokerConfigs, synonyms_of
+from rpk_py.broker_configs import BY_SETTING, BrokerConfigs, InForce, in_force, synonyms_of
 from rpk_py.config import Config
 from rpk_py.config_types import (
     INT_MAX,
@@ -232,40 +232,32 @@ def effective_value(name: str, configs: Mapping[str, str], broker: Config) -> st
 
 
 def describe(
-    configs: Mapping[str, str],
-    static: Config,
-    broker_configs: BrokerConfigs,
-    node_id: int | None,
+    configs: Mapping[str, str], values: InForce, names: Collection[str] = ()
 ) -> list[DescribedConfig]:
-    """Every topic config with its value in force at a node and where that comes from, by name.
+    """Topic configs with their values in force at a node and where those come from, by name.
 
-    node_id  None: what holds for all nodes
+    configs  what was set on the topic
+    names    of those to tell; none: all
     """
     return [
         described(
             name,
             config.kind,
             config.documentation,
-            _synonyms(config, configs, static, broker_configs, node_id),
+            _synonyms(config, configs, values),
         )
         for name, config in TOPIC_CONFIGS.items()
+        if not names or name in names
     ]
 
 
-def _synonyms(
-    config: TopicConfig,
-    configs: Mapping[str, str],
-    static: Config,
-    broker_configs: BrokerConfigs,
-    node_id: int | None,
-) -> list[Synonym]:
+def _synonyms(config: TopicConfig, configs: Mapping[str, str], values: InForce) -> list[Synonym]:
     own = configs.get(config.name)
     synonyms = [] if own is None else [Synonym(config.name, own, SOURCE_TOPIC)]
     if config.setting is None:
         synonyms.append(Synonym(config.name, config.default, SOURCE_DEFAULT))
     else:
-        broker_config = BY_SETTING[config.setting]
-        synonyms += synonyms_of(broker_config, static, broker_configs, node_id)
+        synonyms += synonyms_of(BY_SETTING[config.setting], values)
     return synonyms
 
 
@@ -273,7 +265,8 @@ def effective(
     configs: Mapping[str, str], static: Config, broker_configs: BrokerConfigs | None = None
 ) -> list[ConfigEntry]:
     """What CreateTopics answers: `describe` with what holds for all nodes."""
-    return [config.entry for config in describe(configs, static, broker_configs or {}, None)]
+    values = in_force(static, broker_configs or {}, None)
+    return [config.entry for config in describe(configs, values)]
 
 
 class LogSettings(NamedTuple):

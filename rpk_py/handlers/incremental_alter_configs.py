@@ -13,11 +13,11 @@ Deviations: any node takes the configs of any other, a broker of Kafka only its 
             config that does not exist is refused, Kafka stores it for plug-ins. Some broker
             configs that Kafka reads once are dynamic: auto.create.topics.enable, num.partitions,
             fetch.max.bytes, socket.request.max.bytes; what only the controller reads, like
-            num.partitions, is set for all nodes or not at all. Values that do not agree with each
-            other on some node are refused. An operation that does not exist is INVALID_REQUEST for
-            a topic too, where Kafka fails with an unknown error. Elements of lists are compared
-            without the blanks around them. Loggers, client metrics and groups have no configs
-            here.
+            num.partitions, is set for all nodes or not at all. A value that does not agree with
+            the others of some node is refused; a deletion never is, and what then disagrees is
+            ignored. An operation that does not exist is INVALID_REQUEST for a topic too, where
+            Kafka fails with an unknown error. Elements of lists are compared without the blanks
+            around them. Loggers, client metrics and groups have no configs here.
 """
 
 from __future__ import annotations

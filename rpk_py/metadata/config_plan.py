@@ -2,7 +2,8 @@
 
 Which process: supervisor.  Pure.
 Invariants: the answer follows the request's order; a resource succeeds or fails as a whole, and
-by itself; what is returned as changes is valid together, and so is every node's Config with it.
+by itself; no change but a deletion takes a value out of force at a node, and a value that is set
+is in force, or was ignored before (a static setting changed): so all can be set right again.
 Deviations from Kafka are listed in handlers/incremental_alter_configs.py.
 Source: ConfigAdminManager and ConfigurationControlManager of Apache Kafka, and the answers of a
 Kafka 4.1 broker: order of checks, codes, sense of messages.
@@ -10,7 +11,6 @@ Kafka 4.1 broker: order of checks, codes, sense of messages.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -18,7 +18,7 @@ from typing import Final
 from kafka_protocol.errors import ErrorCode
 from rpk_py import broker_configs, topic_configs
 from rpk_py.broker_configs import ALL_NODES, BROKER_CONFIGS
-from rpk_py.config import Config, ConfigError
+from rpk_py.config import Config
 from rpk_py.config_types import list_parts, normalize
 from rpk_py.metadata.requests import ConfigResource, ConfigResult, Refused
 from rpk_py.metadata.state import (
@@ -39,8 +39,6 @@ DELETE: Final = 1
 APPEND: Final = 2
 SUBTRACT: Final = 3
 _VERBS = {APPEND: "APPEND", SUBTRACT: "SUBTRACT"}
-
-_NODE_ID = re.compile(r"[+-]?[0-9]{1,10}")
 
 
 def plan_alter_configs(
@@ -160,8 +158,8 @@ def _plan_broker(
         if problem is not None:
             raise Refused(ErrorCode.INVALID_REQUEST, problem)
         configs[name] = normalize(kind, value)
-    planned = {**dynamic, node: configs}
-    _check_every_node(state, config, planned)
+    if configs.items() - now.items():  # what is only taken away may always go
+        _check_nodes(state, config, dynamic, node, configs)
     dynamic[node] = configs
     return [] if configs == now else [BrokerConfigsChanged(node, configs)]
 
@@ -170,15 +168,16 @@ def _node_key(state: ClusterState, name: str) -> str:
     """The key of a broker resource in broker_configs."""
     if name == ALL_NODES:
         return name
-    if not _NODE_ID.fullmatch(name):
+    node_id = broker_configs.parse_node_id(name)
+    if node_id is None:
         text = f"Node id must be an integer, but it is: {name}"
         raise Refused(ErrorCode.INVALID_REQUEST, text)
     known = _nodes(state, state.broker_configs)
-    if int(name) not in known:
+    if node_id not in known:
         expected = ", ".join(map(str, sorted(known)))
         text = f"Unexpected broker id, expected one of {expected}, but received {name}"
         raise Refused(ErrorCode.INVALID_REQUEST, text)
-    return str(int(name))
+    return str(node_id)
 
 
 def _nodes(state: ClusterState, dynamic: Mapping[str, Mapping[str, str]]) -> set[int]:
@@ -205,14 +204,23 @@ def _check_may_change(node: str, resource: ConfigResource) -> None:
         raise Refused(ErrorCode.INVALID_REQUEST, text)
 
 
-def _check_every_node(
-    state: ClusterState, config: Config, planned: Mapping[str, Mapping[str, str]]
+def _check_nodes(
+    state: ClusterState,
+    config: Config,
+    dynamic: Mapping[str, Mapping[str, str]],
+    changed: str,
+    configs: Mapping[str, str],
 ) -> None:
-    """Refuse what no node, or not every node, could run with."""
-    for node_id in (None, *sorted(_nodes(state, planned))):
-        try:
-            broker_configs.combine(config, planned, node_id)
-        except ConfigError as error:
-            where = "" if node_id is None else f" (node {node_id})"
-            text = broker_configs.problem_of(error) + where
-            raise Refused(ErrorCode.INVALID_REQUEST, text) from error
+    """Refuse what a node that the change is about would have to ignore, and did not before."""
+    planned = {**dynamic, changed: configs}
+    nodes = sorted(_nodes(state, planned)) if changed == ALL_NODES else [int(changed)]
+    for node_id in (None, *nodes):
+        after = broker_configs.in_force(config, planned, node_id).ignored
+        if not after:
+            continue
+        before = broker_configs.in_force(config, dynamic, node_id).ignored
+        for value, error in after.items():
+            if value not in before:
+                where = "" if node_id is None else f" (node {node_id})"
+                text = broker_configs.problem_of(error) + where
+                raise Refused(ErrorCode.INVALID_REQUEST, text)

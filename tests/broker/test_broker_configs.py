@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from rpk_py import broker_configs
-from rpk_py.broker_configs import BROKER_CONFIGS, BY_SETTING, combine, effective_config
-from rpk_py.config import SETTINGS, Config, ConfigError
+from rpk_py.broker_configs import BROKER_CONFIGS, BY_SETTING, effective_config, in_force
+from rpk_py.config import SETTINGS, Config
 from rpk_py.config_types import (
+    INT_MAX,
     SOURCE_DEFAULT,
     SOURCE_DYNAMIC_DEFAULT,
     SOURCE_NODE,
@@ -66,7 +67,8 @@ def test_the_value_in_force_of_every_dynamic_config_can_be_set_again() -> None:
         text = config.value(CONFIG, 0)
         assert text is not None
         assert broker_configs.validate(config.name, text) is None
-        assert combine(CONFIG, {"": {config.name: text}}, 0) == CONFIG
+        found = in_force(CONFIG, {"": {config.name: text}}, 0)
+        assert (found.config, found.ignored) == (CONFIG, {})
 
 
 def test_a_nodes_own_value_wins_over_that_of_all_nodes_and_that_over_the_static_one() -> None:
@@ -91,8 +93,6 @@ def test_what_another_version_may_have_stored_is_left_out() -> None:
 def test_a_value_that_static_settings_no_longer_allow_is_ignored_and_reported() -> None:
     dynamic = {"": {"message.max.bytes": "50000000", "flush.ms": "7"}}
     smaller = dataclasses.replace(CONFIG, frame_bytes_max=10_000_000)
-    with pytest.raises(ConfigError):
-        combine(smaller, dynamic, 0)
     reports: list[str] = []
     found = effective_config(smaller, dynamic, 0, reports.append)
     assert found == dataclasses.replace(smaller, flush_ms=7)
@@ -102,10 +102,81 @@ def test_a_value_that_static_settings_no_longer_allow_is_ignored_and_reported() 
     ]
 
 
+# Static settings, and the values of message.max.bytes for all nodes and node 1, with the limit of
+# node 1's requests; what node 1 then runs with, and where from.
+SMALLER = dataclasses.replace(CONFIG, frame_bytes_max=5500, max_message_bytes=100)
+
+
+@pytest.mark.parametrize(
+    ("all_nodes", "own", "value", "sources"),
+    [
+        ({}, {}, 100, [SOURCE_STATIC, SOURCE_DEFAULT]),
+        ({"message.max.bytes": "9000"}, {}, 100, [SOURCE_STATIC, SOURCE_DEFAULT]),
+        # What does not fit on the node hides no default that does, and the other way round.
+        (
+            {"message.max.bytes": "5000"},
+            {"message.max.bytes": "9500"},
+            *(5000, [SOURCE_DYNAMIC_DEFAULT, SOURCE_STATIC, SOURCE_DEFAULT]),
+        ),
+        (
+            {"message.max.bytes": "9000"},
+            {"message.max.bytes": "5000"},
+            *(5000, [SOURCE_NODE, SOURCE_STATIC, SOURCE_DEFAULT]),
+        ),
+        (
+            {"message.max.bytes": "9000"},
+            {"message.max.bytes": "9500"},
+            *(100, [SOURCE_STATIC, SOURCE_DEFAULT]),
+        ),
+        # What fits only with another value, whichever of the two has the first name.
+        (
+            {"message.max.bytes": "9000"},
+            {"socket.request.max.bytes": "9000"},
+            *(9000, [SOURCE_DYNAMIC_DEFAULT, SOURCE_STATIC, SOURCE_DEFAULT]),
+        ),
+    ],
+)
+def test_what_is_told_of_a_node_is_what_it_runs_with(
+    all_nodes: dict[str, str], own: dict[str, str], value: int, sources: list[int]
+) -> None:
+    dynamic = {"": {**all_nodes, "flush.ms": "7"}, "1": own}
+    values = in_force(SMALLER, dynamic, 1)
+    assert effective_config(SMALLER, dynamic, 1) == values.config
+    assert (values.config.max_message_bytes, values.config.flush_ms) == (value, 7)
+    told = by_name(broker_configs.describe_node(values))
+    for config in BROKER_CONFIGS.values():
+        assert told[config.name].entry.value == config.value(values.config, 1)
+    assert [s.source for s in told["message.max.bytes"].synonyms] == sources
+
+
+def test_a_limit_that_its_own_change_could_not_pass_again_is_refused() -> None:
+    problem = broker_configs.validate("max.connections", "9")
+    assert problem is not None
+    assert problem.endswith("Value must be at least 10")
+    assert broker_configs.validate("max.connections", "10") is None
+    stored_before = {"": {"max.connections": "1"}}
+    assert effective_config(CONFIG, stored_before, 0) == CONFIG
+
+
+@pytest.mark.parametrize("config", BROKER_CONFIGS.values(), ids=list(BROKER_CONFIGS))
+def test_what_is_told_to_be_an_int_is_one(config: broker_configs.BrokerConfig) -> None:
+    highs = [SETTINGS[name].high for name in config.settings]
+    assert config.kind != "int" or all(high is not None and high <= INT_MAX for high in highs)
+
+
+@pytest.mark.parametrize(
+    ("text", "node_id"), [("7", 7), ("+07", 7), ("-1", -1), ("", None), (" 1", None), ("1_0", None)]
+)
+def test_the_name_of_a_broker_is_its_number(text: str, node_id: int | None) -> None:
+    assert broker_configs.parse_node_id(text) == node_id
+
+
 def test_a_config_names_its_values_from_the_strongest_to_the_default() -> None:
     static = dataclasses.replace(CONFIG, max_message_bytes=2_000_000)
     dynamic = {"": {"message.max.bytes": "3000000"}, "1": {"message.max.bytes": "4000000"}}
-    config = by_name(broker_configs.describe_node(static, dynamic, 1))["message.max.bytes"]
+    config = by_name(broker_configs.describe_node(in_force(static, dynamic, 1)))[
+        "message.max.bytes"
+    ]
     assert config.entry == ("message.max.bytes", "4000000", False, SOURCE_NODE, False)
     assert config.synonyms == [
         ("message.max.bytes", "4000000", SOURCE_NODE),
@@ -113,7 +184,7 @@ def test_a_config_names_its_values_from_the_strongest_to_the_default() -> None:
         ("message.max.bytes", "2000000", SOURCE_STATIC),
         ("message.max.bytes", "1048588", SOURCE_DEFAULT),
     ]
-    other = by_name(broker_configs.describe_node(static, dynamic, 2))["message.max.bytes"]
+    other = by_name(broker_configs.describe_node(in_force(static, dynamic, 2)))["message.max.bytes"]
     assert other.synonyms == config.synonyms[1:]
 
 
@@ -121,14 +192,14 @@ def test_addresses_and_node_id_are_those_of_the_shard() -> None:
     config = dataclasses.replace(
         CONFIG, host_id=1, kafka_host="::1", kafka_port=19092, advertise_host="kafka.example"
     )
-    told = by_name(broker_configs.describe_node(config, {}, 130))
+    told = by_name(broker_configs.describe_node(in_force(config, {}, 130)))
     assert told["listeners"].entry[1:4] == ("PLAINTEXT://[::1]:19094", True, SOURCE_STATIC)
     assert told["advertised.listeners"].entry.value == "PLAINTEXT://kafka.example:19094"
     assert told["node.id"].entry.value == "130"
     assert told["log.dirs"].entry[1:4] == ("/data", True, SOURCE_STATIC)
-    assert by_name(broker_configs.describe_node(CONFIG, {}, 2))["advertised.listeners"].entry[
-        1:4
-    ] == (None, True, SOURCE_DEFAULT)
+    assert by_name(broker_configs.describe_node(in_force(CONFIG, {}, 2)))[
+        "advertised.listeners"
+    ].entry[1:4] == (None, True, SOURCE_DEFAULT)
 
 
 def test_all_nodes_together_have_what_was_set_for_all_and_nothing_else() -> None:

@@ -44,6 +44,11 @@ def test_an_error_names_the_setting_and_what_would_be_right(
         Config(**{"data_dir": DIR, name: value})
 
 
+def test_an_error_is_one_line_whatever_the_name() -> None:
+    error = ConfigError("RPK_\nX", "1", "there is no such setting")
+    assert str(error) == r"'RPK_\nX'=1 is not valid: there is no such setting"
+
+
 def test_an_error_is_one_line_whatever_the_value() -> None:
     with pytest.raises(ConfigError) as caught:
         Config(data_dir=DIR, rack="here\nand there")
@@ -60,11 +65,42 @@ def test_an_error_of_two_settings_names_both() -> None:
     )
 
 
+def test_a_topic_of_the_default_size_may_be_created() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^default_partitions=3 .*exceed partitions_per_topic_max=2"
+    ):
+        Config(data_dir=DIR, default_partitions=3, partitions_per_topic_max=2)
+
+
 def test_the_admin_port_is_none_of_the_shards() -> None:
     Config(data_dir=DIR, kafka_port=9640, admin_port=9644, smp=4)
     with pytest.raises(ConfigError, match=r"^admin_port=9644 .*shard 3 listens .*kafka_port=9641"):
         Config(data_dir=DIR, kafka_port=9641, admin_port=9644, smp=4)
     Config(data_dir=DIR, kafka_port=9641, kafka_host="::1", admin_port=9644, smp=4)
+
+
+@pytest.mark.parametrize(
+    ("kafka", "admin", "is_same"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("0.0.0.0", "::1", False),
+        ("::1", "0.0.0.0", False),
+        ("::", "0.0.0.0", True),
+        ("::", "127.0.0.1", True),
+        ("::1", "::", True),
+        ("::1", "127.0.0.1", False),
+    ],
+)
+def test_a_port_of_all_addresses_is_a_port_of_each(kafka: str, admin: str, is_same: bool) -> None:
+    hosts = {"kafka_host": kafka, "admin_host": admin}
+    if not is_same:
+        Config(data_dir=DIR, kafka_port=9644, **hosts)
+        return
+    with pytest.raises(ConfigError, match=r"^admin_port=9644 .*shard 0 listens .*kafka_port=9644"):
+        Config(data_dir=DIR, kafka_port=9644, **hosts)
 
 
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=list(SETTINGS))
@@ -104,7 +140,15 @@ def test_text_becomes_the_settings_type(name: str, text: str, value: object) -> 
     [
         ("cash_bytes", "1", "there is no such setting"),
         ("cache_bytes", "many", "must be a whole number"),
+        # As narrow as what a client may set while the broker runs.
+        ("cache_bytes", "1_000", "must be a whole number"),
+        ("cache_bytes", "\u0661\u0660", "must be a whole number"),  # digits, but not ASCII
+        ("cache_bytes", " 1000", "must be a whole number"),
+        ("cache_bytes", "1000\n", "must be a whole number"),
         ("lock_wait_s", "long", "must be a number"),
+        ("lock_wait_s", "1_0.5", "must be a number"),
+        ("lock_wait_s", " 1", "must be a number"),
+        ("lock_wait_s", "nan", "must be a number"),
         ("smp", "all", "must be a whole number or auto"),
         ("data_dir", "", "not empty"),
         ("write_caching", "perhaps", "must be true or false"),

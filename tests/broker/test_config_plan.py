@@ -192,6 +192,22 @@ REFUSED: list[tuple[int, str, list[tuple[str, int, str | None]], ErrorCode, str]
         BAD_REQUEST,
         "Cannot update these configs of one broker, the resource name must be empty: num.partit",
     ),
+    # deviates: Kafka takes 0, too
+    (
+        BROKER,
+        "1",
+        [("max.connections", SET, "1")],
+        BAD_REQUEST,
+        "Invalid value 1 for configuration max.connections: Value must be at least 10",
+    ),
+    (
+        BROKER,
+        "",
+        [("num.partitions", SET, "3"), ("partitions.per.topic.max", SET, "2")],
+        BAD_REQUEST,
+        "Invalid value 3 for configuration num.partitions: must not exceed"
+        " partitions.per.topic.max=2",
+    ),
     (
         BROKER,
         "",
@@ -376,8 +392,44 @@ def test_two_configs_that_agree_only_together_are_set_together() -> None:
         ("socket.request.max.bytes", SET, "300000000"),
     ]
     assert codes(change(state, ConfigResource(BROKER, "", both))) == [0]
+    smaller = ConfigResource(BROKER, "", [("socket.request.max.bytes", SET, "150000000")])
+    assert codes(change(state, smaller)) == [BAD_REQUEST]
     alone = ConfigResource(BROKER, "", [("socket.request.max.bytes", DELETE, None)])
-    assert codes(change(state, alone)) == [BAD_REQUEST]
+    assert codes(change(state, alone)) == [0], "a deletion may always be made"
+
+
+# Set by a broker that was then started with these static settings: all three are ignored now.
+SMALLER = Config(data_dir=Path("/data"), smp=2, frame_bytes_max=5500, max_message_bytes=100)
+IGNORED = {"": {"message.max.bytes": "9000"}, "1": {"message.max.bytes": "9500"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "operation", "expected"),
+    [
+        ("", ("message.max.bytes", DELETE, None), 0),
+        ("1", ("message.max.bytes", DELETE, None), 0),
+        ("", ("flush.ms", SET, "7"), 0),  # has nothing to do with it
+        ("0", ("flush.ms", SET, "7"), 0),
+        ("1", ("message.max.bytes", SET, "9500"), 0),  # is ignored already
+        ("1", ("message.max.bytes", SET, "5500"), 0),
+        ("", ("socket.request.max.bytes", SET, "9500"), 0),
+        ("1", ("message.max.bytes", SET, "5501"), BAD_REQUEST),  # would be ignored from now on
+        ("", ("message.max.bytes", SET, "8000"), BAD_REQUEST),
+    ],
+)
+def test_what_static_settings_made_wrong_can_be_set_right(
+    name: str, operation: tuple[str, int, str | None], expected: int
+) -> None:
+    resource = ConfigResource(BROKER, name, [operation])
+    results, _ = plan_alter_configs(make_state(dynamic=IGNORED), SMALLER, [resource], True)
+    assert codes(results) == [expected], results
+
+
+def test_what_static_settings_made_wrong_can_be_removed_at_once() -> None:
+    resources = [ConfigResource(BROKER, name) for name in ("", "1")]
+    results, changes = plan_alter_configs(make_state(dynamic=IGNORED), SMALLER, resources, False)
+    assert codes(results) == [0, 0]
+    assert changes == [BrokerConfigsChanged("", {}), BrokerConfigsChanged("1", {})]
 
 
 # Against a model: a dictionary of sets of list elements and of numbers.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 import pytest
 
@@ -15,7 +16,7 @@ from kafka_protocol.messages.describe_configs import (
 from rpk_py.broker_configs import BROKER_CONFIGS
 from rpk_py.handlers import describe_configs
 from rpk_py.topic_configs import TOPIC_CONFIGS
-from tests.broker.fakes import FakeBroker, ask
+from tests.broker.fakes import FakeBroker, FakeContext, ask
 
 VERSIONS = range(1, 5)
 TOPIC, BROKER = 2, 4
@@ -149,9 +150,68 @@ def test_an_error_about_something_huge_fits_into_every_version(version: int) -> 
     assert len(refused.error_message or "") == 1000
 
 
-def test_keys_that_do_not_exist_are_left_out_and_the_same_resource_twice_is_told_twice() -> None:
+def test_keys_that_do_not_exist_are_left_out() -> None:
+    keys = ["no", "segment.ms", "segment.ms"]
+    (result,) = describe(broker_with_topic(), (TOPIC, "orders"), keys=keys)
+    assert [config.name for config in result.configs] == ["segment.ms"]
+
+
+def test_a_resource_is_told_once_with_the_same_keys_in_the_order_of_the_request() -> None:
+    asked = [
+        *((BROKER, "1", ["flush.ms", "no"]), (TOPIC, "orders", None), (TOPIC, "clicks", None)),
+        *((BROKER, "1", ["no", "flush.ms"]), (TOPIC, "orders", ["flush.ms"])),
+        *((TOPIC, "orders", []), (TOPIC, "clicks", None)),
+    ]
+    resources = [DescribeConfigsResource(kind, name, keys) for kind, name, keys in asked]
+    request = DescribeConfigsRequest(resources)
+    results = ask(describe_configs.handle, broker_with_topic(), 4, request).results
+    assert [(r.resource_type, r.resource_name, len(r.configs)) for r in results] == [
+        (BROKER, "1", 1),
+        (TOPIC, "orders", len(TOPIC_CONFIGS)),
+        (TOPIC, "clicks", 0),
+        (TOPIC, "orders", 1),
+    ]
+
+
+def test_a_reply_has_a_bound_and_what_fits_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(describe_configs, "CONFIGS_MAX", 2 * len(TOPIC_CONFIGS) + 1)
     broker = broker_with_topic()
-    found: list[Any] = describe(
-        broker, (TOPIC, "orders"), (TOPIC, "orders"), keys=["no", "segment.ms", "segment.ms"]
-    )
-    assert [[config.name for config in result.configs] for result in found] == [["segment.ms"]] * 2
+    for name in ("a", "b", "c"):
+        broker.add_topic(name, 0)
+    results = describe(broker, *((TOPIC, name) for name in ("a", "b", "c", "no", "orders")))
+    codes = [result.error_code for result in results]
+    assert codes == [0, 0, ErrorCode.INVALID_REQUEST, 3, ErrorCode.INVALID_REQUEST]
+    assert [len(result.configs) for result in results] == [*([len(TOPIC_CONFIGS)] * 2), 0, 0, 0]
+
+
+def test_others_are_served_while_many_resources_are_described() -> None:
+    broker = broker_with_topic()
+    names = [f"topic-{number}" for number in range(500)]
+    request = DescribeConfigsRequest([DescribeConfigsResource(TOPIC, n, None) for n in names])
+
+    async def scenario() -> int:
+        turns = 0
+        task = asyncio.ensure_future(
+            describe_configs.handle(cast(Any, FakeContext(broker, 4)), request)
+        )
+        while not task.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert len((await task).results) == 500
+        return turns
+
+    assert asyncio.run(scenario()) > 10
+
+
+def test_a_value_that_the_node_ignores_is_not_told_as_one() -> None:
+    broker = FakeBroker(frame_bytes_max=5500, max_message_bytes=100)
+    broker.add_topic("orders", 0)
+    broker.metadata.state.broker_configs = {
+        "": {"message.max.bytes": "5000"},
+        "1": {"message.max.bytes": "9500"},
+    }
+    keys = ["message.max.bytes", "max.message.bytes"]
+    for result in describe(broker, (BROKER, "1"), (TOPIC, "orders"), keys=keys, synonyms=True):
+        [config] = result.configs
+        assert (config.value, config.config_source) == ("5000", 3)
+        assert [(s.value, s.source) for s in config.synonyms][1:] == [("100", 4), ("1048588", 5)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -137,6 +140,38 @@ def test_what_is_no_toml_is_refused_in_one_line(tmp_path: Path, data: bytes) -> 
     file.write_bytes(data)
     with pytest.raises(StartupError, match=r"^the configuration file .* is not valid TOML: .*"):
         loaded(file)
+
+
+def test_a_mark_of_byte_order_is_no_part_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "rpk.toml"
+    file.write_bytes(b"\xef\xbb\xbfsmp = 2\n")
+    assert loaded(file) == Loaded(Config(data_dir=Path.cwd() / "data", smp=2), {"smp": f"{file}:1"})
+
+
+def test_a_file_that_could_keep_the_start_waiting_is_refused(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    says = f"the configuration file {fifo} of --config cannot be read: it is not a regular file"
+    with pytest.raises(StartupError, match=f"^{re.escape(says)}$"):
+        loaded(fifo)
+    with pytest.raises(StartupError, match=r"cannot be read: Is a directory$"):
+        loaded(tmp_path)
+
+
+def test_a_place_is_one_line_whatever_the_name_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "a\nsmp = 7\n.toml"
+    file.write_text("flush_ms = 5\n", encoding="utf-8")
+    result = loaded(file)
+    assert tomllib.loads(as_toml(result))["smp"] == 1
+    assert f"flush_ms = 5  # {str(file)!r}:1 | " in as_toml(result)
+    file.write_text("flush_ms = 0\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        loaded(file)
+    assert "\n" not in str(caught.value)
+    file.write_text("flush_ms", encoding="utf-8")
+    with pytest.raises(StartupError) as refused:
+        loaded(file)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
