@@ -24,7 +24,7 @@ from __future__ import annotations
 import functools
 import struct as pystruct
 from collections.abc import Callable
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from kafka_protocol import wire
@@ -94,19 +94,22 @@ def tags_reader(
 @functools.cache
 def tags_writer(cls: type, version: int) -> Writer:
     """A writer of the tagged fields that end a struct; what equals its default is left out."""
-    known = sorted(
-        (spec.tag, spec.name, _writer(spec.kind, version, True), spec)
-        for spec in specs_of(cls)
-        if spec.tag is not None and spec.active(version)
-    )
+    known = []
+    for spec in specs_of(cls):
+        if spec.tag is None or not spec.active(version):
+            continue
+        nullable = spec.is_nullable(version)
+        defaults = [spec.default_value()]
+        if isinstance(spec.kind, type) and not nullable:
+            defaults += [None, spec.kind()]  # None stands for a struct of defaults
+        known.append((spec.tag, spec.name, _writer(spec.kind, version, True, nullable), defaults))
+    known.sort(key=itemgetter(0))
 
     def write(out: bytearray, obj: Any) -> None:
         sections = []
-        for tag, name, writer, spec in known:
+        for tag, name, writer, defaults in known:
             value = getattr(obj, name)
-            if value == spec.default_value():
-                continue
-            if isinstance(spec.kind, type) and (value is None or value == spec.kind()):
+            if value in defaults:
                 continue
             section = bytearray()
             writer(section, value)
