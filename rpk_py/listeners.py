@@ -80,6 +80,7 @@ def address_of(bound: socket.socket) -> str:
 
 def port_owner(port: int) -> str:
     """Who listens on a TCP port, from /proc: "pid 12 (name)" where that may be seen."""
+    own = str(os.getpid())
     inodes = set()
     for table in ("tcp", "tcp6"):
         try:
@@ -94,6 +95,8 @@ def port_owner(port: int) -> str:
         try:
             for descriptor in (process / "fd").iterdir():
                 if os.readlink(descriptor) in inodes:
+                    if process.name == own:
+                        return "this broker itself: another of its listeners has this port"
                     name = (process / "comm").read_text(encoding="utf-8", errors="replace")
                     return f"pid {process.name} ({name.strip()})"
         except OSError:
