@@ -182,7 +182,7 @@ async def _recover(
             segment.sealed = True
             continue
         replay: OnRecord = _ignore if before_checkpoint else on_record
-        result = await _scan(context, segment, checkpoint, successor, replay)
+        result = await _scan(context, segment, checkpoint, successor, log_start_offset, replay)
         scanned.append((segment, result))
         segment.sealed = not last
     for segment, successor in itertools.pairwise(segments):
@@ -280,6 +280,7 @@ async def _scan(
     segment: Segment,
     checkpoint: Checkpoint | None,
     successor: Segment | None,
+    log_start_offset: int,
     on_record: OnRecord,
 ) -> ScanResult:
     """Find where a segment ends. Raises CorruptRecord where something durable is damaged."""
@@ -294,7 +295,8 @@ async def _scan(
                 f"{segment.path} has {size} bytes, and {checkpoint.pos} had been durable"
             )
     durable_pos = successor.header.prev_end_pos if successor else 0
-    reads = scan_segment(header, size, *start, index, on_record, durable_pos)
+    durable_offset = 0 if successor else log_start_offset
+    reads = scan_segment(header, size, *start, index, on_record, durable_pos, durable_offset)
     result = await _drive(context, segment, reads)
     if result.damage is not None:
         raise CorruptRecord(

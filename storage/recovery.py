@@ -4,16 +4,18 @@ Sans-io: `scan_segment` is a generator that yields `(pos, size)` reads and is se
 (shorter only at the end of the file), so that a shard drives it from its disk, a tool from
 `pread`, and a test from memory.
 
-At the first bad record there are two cases. A later valid header of this file whose
-`durable_pos` lies beyond the bad record proves that the bad record had been durable, so it may
-have been acknowledged: the log is damaged, nothing may be cut and the partition goes offline.
-Otherwise the tail is torn: nobody was told that it is durable, and it is cut.
+Where the whole records end at P there are three cases. A later valid header of this file whose
+`durable_pos` lies beyond P proves that more had been durable, and so does a checkpoint, the next
+segment or the log start beyond P: it may have been acknowledged, so the log is damaged, nothing
+may be cut and the partition goes offline. Otherwise a bad record at P is a torn tail: nobody was
+told that it is durable, and it is cut.
 
-    bad record at P | later header, durable_pos > P | checkpoint or next segment beyond P | verdict
-    no              | -                             | -                                   | clean
-    yes             | no                            | no                                  | torn
-    yes             | yes                           | any                                 | damaged
-    yes             | any                           | yes                                 | damaged
+    bad record | later header,   | checkpoint, next segment | verdict
+    at P       | durable_pos > P | or log start beyond P    |
+    no         | no              | no                       | clean
+    yes        | no              | no                       | torn
+    any        | yes             | any                      | damaged
+    any        | any             | yes                      | damaged
 """
 
 from __future__ import annotations
@@ -66,13 +68,16 @@ def scan_segment(
     index: SegmentIndex,
     on_record: OnRecord,
     durable_pos: int = 0,
+    durable_offset: int = 0,
 ) -> Reads:
     """Scan whole records from `start_pos`, whose record begins with `start_offset` and chains to
     `start_crc`. `on_record(header, body)` sees each, and `index` gets its entry; `body` is valid
     only during the call.
 
     `durable_pos` is a position that is known to have been durable (a checkpoint's, or the end of
-    a segment that has a successor): a bad record before it is damage. Returns a ScanResult.
+    a segment that has a successor), `durable_offset` such an offset (the log start, which moves
+    over durable records only): where the records end before it, that is damage. Returns a
+    ScanResult.
     """
     result = ScanResult(start_pos, start_offset, start_crc)
     block_bytes = header.block_bytes
@@ -106,6 +111,11 @@ def scan_segment(
         result.record_count += 1
     if result.end_pos < durable_pos:
         result.damage = f"everything before position {durable_pos} is known to have been durable"
+    elif result.next_offset < durable_offset:
+        result.damage = (
+            f"the log starts at offset {durable_offset}: everything before is known to have been "
+            f"durable"
+        )
     else:
         result.damage = yield from _find_proof(header, file_bytes, result.end_pos)
     if result.damage is not None and result.bad is None:

@@ -64,6 +64,32 @@ def test_the_newest_record_may_be_damaged_and_it_is_the_only_one(
     drive(scenario())
 
 
+@pytest.mark.parametrize("rot", ["flipped", "zeroed", "cut"])
+@pytest.mark.parametrize("start", ["inside the last record", "end"])
+def test_the_newest_record_was_durable_where_the_log_starts_behind_it(
+    tmp_path: Path, rot: str, start: str
+) -> None:
+    async def scenario() -> None:
+        driven = await Host(tmp_path).open()
+        for i in range(5):
+            await driven.append_durably(b"%d" % i * 700, b"second")
+        end = driven.log.log_end_offset
+        await driven.log.delete_records(end if start == "end" else end - 1)
+        await driven.host.crash()
+        pos, _, _ = records_of(driven)[-1]
+        size = driven.active.write_pos
+        if rot == "flipped":
+            flip(wal(driven), pos + BLOCK + 3)
+        else:
+            os.truncate(wal(driven), pos)
+            os.truncate(wal(driven), size if rot == "zeroed" else pos)
+        started = end if start == "end" else end - 1
+        words = rf"at position {pos} \(offset {end - 2}\), but the log starts at offset {started}"
+        await assert_offline(driven.host.next_life(), words)
+
+    drive(scenario())
+
+
 def test_a_cut_before_a_checkpoint_is_damage(tmp_path: Path) -> None:
     async def scenario() -> None:
         driven = await crashed(tmp_path, 20, checkpoint_bytes=9 * BLOCK)
