@@ -25,6 +25,7 @@ from typing import Any
 from kafka_protocol.errors import ErrorCode
 from rpk_py import exposition, listeners, shard_link
 from rpk_py.admin import AdminServer
+from rpk_py.broker_configs import effective_config
 from rpk_py.config import Config
 from rpk_py.file_limit import raise_file_limit
 from rpk_py.log_setup import make_logger
@@ -51,6 +52,8 @@ class BrokerInfo:
     admin: str
     shard_pids: list[int]
     disk: str  # backend and whether it bypasses the page cache, in the shard's words
+    caching_nodes: list[int]  # where write caching is in force for topics that do not say
+    caching_topics: int  # that say it themselves
 
 
 def run(config: Config, entry: ShardEntry, on_ready: Callable[[BrokerInfo], None]) -> int:
@@ -392,6 +395,15 @@ class Supervisor:
             admin=listeners.address_of(self._prepared.admin),
             shard_pids=[shard.pid for shard in self._shards if shard.pid is not None],
             disk=_disk_words(self._shards[0].info, self._config),
+            caching_nodes=[
+                node_id
+                for node_id in self._config.node_ids
+                if effective_config(self._config, self._state.broker_configs, node_id).write_caching
+            ],
+            caching_topics=sum(
+                topic.configs.get("write.caching") == "true"
+                for topic in self._state.topics.values()
+            ),
         )
 
     def status(self) -> tuple[bool, Json]:

@@ -95,7 +95,8 @@ def start(
     try:
         loaded = load(flags, assignments, os.environ, file, cores.usable_count)
         if print_config:
-            print(as_toml(loaded), end="")
+            # TOML is UTF-8, whatever the terminal's encoding is.
+            sys.stdout.buffer.write(as_toml(loaded).encode())
             return
         config = loaded.config
         # Imported here, once, so that all shards share the memory of it.
@@ -114,7 +115,7 @@ def _give_up(text: str) -> NoReturn:
 
 def print_banner(config: Config, info: BrokerInfo) -> None:
     """Say that the broker is ready, where, and what an acknowledgement is worth."""
-    durable = _durability(config)
+    durable = _durability(config, info)
     if resolve_format(config.log_format, sys.stderr) == "json":
         make_logger(config).info(
             "rpk-py is ready",
@@ -139,13 +140,18 @@ def print_banner(config: Config, info: BrokerInfo) -> None:
     )
 
 
-def _durability(config: Config) -> str:
+def _durability(config: Config, info: BrokerInfo) -> str:
     kind = data_dir.file_system(config.data_dir)
     if kind in _IN_MEMORY:
         return f"the data directory is on {kind}, in memory: nothing outlives this machine's uptime"
-    if config.write_caching:
+    caching = info.caching_nodes
+    if caching == config.node_ids:
         return "write caching: acknowledged records may be lost at a power cut"
-    return "acknowledged means durable: on disk before the reply"
+    text = "acknowledged means durable: on disk before the reply"
+    excepted = [f"node {node_id}" for node_id in caching]
+    if info.caching_topics:
+        excepted.append(f"topics with write.caching=true: {info.caching_topics}")
+    return f"{text}; not so with write caching: {', '.join(excepted)}" if excepted else text
 
 
 def _listeners(info: BrokerInfo) -> str:

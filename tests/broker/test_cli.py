@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +124,24 @@ def test_what_is_printed_is_a_file_that_means_the_same(tmp_path: Path) -> None:
     assert f"smp = 2  # {file}:{line + 1} | " in again
 
 
-def broker(directory: Path, **facts: Any) -> BrokerInfo:
+def test_what_is_printed_is_utf_8_whatever_the_terminal_takes() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "rpk_py", "start", "--print-config", "--set", "rack=nörd"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+        timeout=30,
+    )
+    assert tomllib.loads(result.stdout.decode("utf-8"))["rack"] == "nörd"
+
+
+def broker(
+    directory: Path, *, caching_nodes: Sequence[int] = (), caching_topics: int = 0, **facts: Any
+) -> BrokerInfo:
     """What the supervisor of two shards tells the banner."""
     return BrokerInfo(
+        caching_nodes=list(caching_nodes),
+        caching_topics=caching_topics,
         pid=1,
         data_dir=directory,
         kafka=["127.0.0.1:9092", "127.0.0.1:10000"],
@@ -148,6 +167,39 @@ def test_the_banner_names_every_shard_with_its_core(
         "  disk    threads, Direct I/O\n"
         "  acknowledged means durable: on disk before the reply\n"
     )
+
+
+DURABLE = "acknowledged means durable: on disk before the reply"
+MAY_BE_LOST = "write caching: acknowledged records may be lost at a power cut"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "topics", "says"),
+    [
+        ([], 0, DURABLE),
+        ([0, 1], 0, MAY_BE_LOST),
+        ([0, 1], 3, MAY_BE_LOST),
+        ([1], 0, f"{DURABLE}; not so with write caching: node 1"),
+        ([], 3, f"{DURABLE}; not so with write caching: topics with write.caching=true: 3"),
+        (
+            [1],
+            3,
+            f"{DURABLE}; not so with write caching: node 1, topics with write.caching=true: 3",
+        ),
+    ],
+)
+def test_the_banner_promises_what_is_in_force(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    nodes: list[int],
+    topics: int,
+    says: str,
+) -> None:
+    monkeypatch.setattr("rpk_py.data_dir.file_system", lambda path: "ext4")
+    config = Config(data_dir=tmp_path, smp=2, log_format="json")
+    print_banner(config, broker(tmp_path, cores=[0, 1], caching_nodes=nodes, caching_topics=topics))
+    assert json.loads(capsys.readouterr().err)["durability"] == says
 
 
 def test_the_banner_is_json_where_the_log_is(

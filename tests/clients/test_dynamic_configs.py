@@ -6,6 +6,7 @@ seen in what a produce, a connection or a creation is answered, and in the files
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from kafka_protocol.messages.incremental_alter_configs import (
 )
 from kafka_protocol.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kafka_protocol.record_batch import Record, build_batch, iter_batches
+from rpk_py.data_dir import file_system
 from tests.clients.admins import (
     ADMINS,
     BROKER,
@@ -56,6 +58,7 @@ from tests.clients.wire_client import (
 
 SET, DELETE = 0, 1
 TOO_LARGE = ErrorCode.MESSAGE_TOO_LARGE
+LEAST_CONNECTIONS = 10  # that max.connections can be set to
 TOPIC_CONFIG, NODE, ALL_NODES, DEFAULT = 1, 2, 3, 5  # sources
 
 
@@ -251,9 +254,17 @@ def test_topics_are_created_automatically_as_long_as_the_broker_may(
 
 
 def test_the_limit_of_connections_follows(broker: RunningBroker, confluent: ConfluentAdmin) -> None:
-    with WireClient(broker, 0) as held:
-        held.ask(MetadataRequest([]), 8)
-        confluent.change_configs(BROKER, "0", {"max.connections": ("SET", "1")})
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(WireClient(broker, 0)) for _ in range(LEAST_CONNECTIONS)]
+        for client in held:
+            client.ask(MetadataRequest([]), 8)
+        with pytest.raises(Refused) as too_low:
+            confluent.change_configs(
+                BROKER, "0", {"max.connections": ("SET", str(LEAST_CONNECTIONS - 1))}
+            )
+        assert too_low.value.code == ErrorCode.INVALID_REQUEST
+        least = {"max.connections": ("SET", str(LEAST_CONNECTIONS))}
+        confluent.change_configs(BROKER, "0", least)
         try:
             with (
                 pytest.raises((ConnectionClosed, ConnectionError)),
@@ -264,6 +275,29 @@ def test_the_limit_of_connections_follows(broker: RunningBroker, confluent: Conf
             confluent.change_configs(BROKER, "0", {"max.connections": ("DELETE", None)})
     with WireClient(broker, 0) as again:
         again.ask(MetadataRequest([]), 8)
+
+
+def test_the_banner_of_a_restart_promises_what_was_set_before_it(own: RunningBroker) -> None:
+    def promised() -> str:
+        ready = [e for e in own.log_events() if e["message"] == "rpk-py is ready"]
+        return str(ready[-1]["durability"])
+
+    if file_system(own.data_dir) in ("tmpfs", "ramfs"):
+        pytest.skip("in memory nothing is promised")
+    assert promised() == "acknowledged means durable: on disk before the reply"
+    with ConfluentAdmin(own.address) as admin:
+        admin.set_configs(TOPIC, create_topic(own), {"write.caching": "true"})
+        admin.change_configs(BROKER, "1", {"write.caching": ("SET", "true")})
+    own.kill()
+    own.start()
+    assert promised() == (
+        "acknowledged means durable: on disk before the reply; not so with write caching: node 1,"
+        " topics with write.caching=true: 1"
+    )
+    change_all_nodes(own, {"write.caching": "true"})
+    own.kill()
+    own.start()
+    assert promised() == "write caching: acknowledged records may be lost at a power cut"
 
 
 def test_a_smaller_segment_is_rolled_without_a_restart(broker: RunningBroker) -> None:
