@@ -22,7 +22,7 @@ Source:     ConfigHelper of Apache Kafka.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from kafka_protocol.errors import ErrorCode
@@ -42,7 +42,8 @@ from rpk_py.metadata.config_plan import BROKER, TOPIC, unknown_type
 from rpk_py.metadata.requests import Refused
 from rpk_py.metadata.topic_plan import check_name
 
-# Of one reply, those of 5,000 topics: it is encoded in one go, which takes half a second then.
+# Of one reply, those of 5,000 topics. It is encoded in one go, which takes 0.5 s then, or 0.9 s
+# with synonyms and documentation.
 CONFIGS_MAX: Final = 200_000
 _TOO_MANY: Final = (
     f"A reply has at most {CONFIGS_MAX} configs: ask for fewer resources, or name keys"
@@ -90,12 +91,15 @@ class _Resource(NamedTuple):
     keys: frozenset[str]
 
 
-def _distinct(resources: Iterable[DescribeConfigsResource]) -> Iterable[_Resource]:
+def _distinct(resources: Iterable[DescribeConfigsResource]) -> Iterator[_Resource]:
     """Each resource with the same keys once, in the order of the request."""
-    return dict.fromkeys(
-        _Resource(each.resource_type, each.resource_name, frozenset(each.configuration_keys or ()))
-        for each in resources
-    )
+    seen = set()
+    for each in resources:
+        keys = frozenset(each.configuration_keys or ())
+        resource = _Resource(each.resource_type, each.resource_name, keys)
+        if resource not in seen:
+            seen.add(resource)
+            yield resource
 
 
 def _find(broker: Broker, values: InForce, resource: _Resource) -> list[DescribedConfig]:

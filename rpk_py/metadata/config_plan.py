@@ -12,7 +12,7 @@ Kafka 4.1 broker: order of checks, codes, sense of messages.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Final
 
 from kafka_protocol.errors import ErrorCode
@@ -51,6 +51,7 @@ def plan_alter_configs(
     """
     seen = Counter((resource.kind, resource.name) for resource in resources)
     dynamic = {node: dict(values) for node, values in state.broker_configs.items()}
+    known = _nodes(state, dynamic)
     results = []
     changes: list[Change] = []
     for resource in resources:
@@ -62,7 +63,7 @@ def plan_alter_configs(
             if resource.kind == TOPIC:
                 changes += _plan_topic(state, resource, incremental)
             elif resource.kind == BROKER:
-                changes += _plan_broker(state, config, dynamic, resource, incremental)
+                changes += _plan_broker(known, config, dynamic, resource, incremental)
             else:
                 raise Refused(ErrorCode.INVALID_REQUEST, unknown_type(resource.kind))
         except Refused as refused:
@@ -135,14 +136,14 @@ def _edited_list(name: str, kind: str | None, operation: int, old: str, value: s
 
 
 def _plan_broker(
-    state: ClusterState,
+    known: Set[int],
     config: Config,
     dynamic: dict[str, dict[str, str]],
     resource: ConfigResource,
     incremental: bool,
 ) -> list[BrokerConfigsChanged]:
     """Plan one node's dynamic configs, or those of all; `dynamic` follows what is planned."""
-    node = _node_key(state, resource.name)
+    node = _node_key(known, resource.name)
     now = dynamic.get(node, {})
     configs = dict(now) if incremental else {}
     _check_may_change(node, resource)
@@ -159,12 +160,12 @@ def _plan_broker(
             raise Refused(ErrorCode.INVALID_REQUEST, problem)
         configs[name] = normalize(kind, value)
     if configs.items() - now.items():  # what is only taken away may always go
-        _check_nodes(state, config, dynamic, node, configs)
+        _check_nodes(known, config, dynamic, node, configs)
     dynamic[node] = configs
     return [] if configs == now else [BrokerConfigsChanged(node, configs)]
 
 
-def _node_key(state: ClusterState, name: str) -> str:
+def _node_key(known: Set[int], name: str) -> str:
     """The key of a broker resource in broker_configs."""
     if name == ALL_NODES:
         return name
@@ -172,7 +173,6 @@ def _node_key(state: ClusterState, name: str) -> str:
     if node_id is None:
         text = f"Node id must be an integer, but it is: {name}"
         raise Refused(ErrorCode.INVALID_REQUEST, text)
-    known = _nodes(state, state.broker_configs)
     if node_id not in known:
         expected = ", ".join(map(str, sorted(known)))
         text = f"Unexpected broker id, expected one of {expected}, but received {name}"
@@ -205,7 +205,7 @@ def _check_may_change(node: str, resource: ConfigResource) -> None:
 
 
 def _check_nodes(
-    state: ClusterState,
+    known: Set[int],
     config: Config,
     dynamic: Mapping[str, Mapping[str, str]],
     changed: str,
@@ -213,7 +213,7 @@ def _check_nodes(
 ) -> None:
     """Refuse what a node that the change is about would have to ignore, and did not before."""
     planned = {**dynamic, changed: configs}
-    nodes = sorted(_nodes(state, planned)) if changed == ALL_NODES else [int(changed)]
+    nodes = sorted(known) if changed == ALL_NODES else [int(changed)]
     for node_id in (None, *nodes):
         after = broker_configs.in_force(config, planned, node_id).ignored
         if not after:
