@@ -26,7 +26,7 @@ from storage.cold_reader import ColdReader
 from storage.disk import write_file_atomic
 from storage.errors import CorruptRecord, DiskFailed, DiskFull, StorageError
 from storage.log_context import LogConfig, LogContext, LogOwner, ProducerState
-from storage.log_start import give_up, move_start, trim_epochs
+from storage.log_start import give_up, move_start, remove_superseded, trim_epochs
 from storage.record_buffer import RecordBuffer, Spans
 from storage.recycle import discard_directory
 from storage.segment import (
@@ -58,7 +58,9 @@ class Log:
         segments: list[Segment],
         epochs: list[tuple[int, int]],
         log_start_offset: int,
+        checkpoint: Checkpoint | None,
     ) -> None:
+        """`checkpoint`: the one that recovery started from."""
         self._context = context
         self._config = config
         self.directory = directory
@@ -83,9 +85,11 @@ class Log:
         self._apply(config)
         self._owner: LogOwner | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self.checkpointed_offset = -1  # where the checkpoint that recovery started from ends
+        # Of the newest checkpoint on the disk: the segment it points into, and where it ends.
+        self._checkpoint_base = checkpoint.segment_base_offset if checkpoint else -1
+        self._checkpointed_offset = checkpoint.next_offset if checkpoint else -1
         self._idle_waiters: list[asyncio.Future[None]] = []
-        self._closed = False
+        self._closing = self._closed = False
         self._cold_reader = ColdReader(directory, context.disk, self._spans, context.cache)
 
     def configure(self, config: LogConfig) -> None:
@@ -403,44 +407,48 @@ class Log:
         """Move the log start to `before_offset`, at most the log end; durable on return.
 
         A start that is there already is left as it is. Segments wholly below it are retired once
-        nobody reads them; the active one stays, as in Kafka (UnifiedLog.deleteOldSegments). The
-        producer state stays, too; a crash before the checkpoint of a segment that has just been
-        begun may forget producers of which no record is left.
+        nobody reads them; the active one stays, as in Kafka (UnifiedLog.deleteOldSegments), and
+        so does what recovery needs to know the producers of what is gone.
         Raises: StorageError; the log start is the old one, after a restart perhaps the new one
         """
         assert before_offset <= self.log_end_offset
-        if self._closed:
-            raise self.failed or StorageError(f"{self.directory.name} is closed")
-        while self.durable_offset < before_offset and self.failed is None:  # write.caching
-            self._appender.flush_now()
+        while self.durable_offset < before_offset and not (self.failed or self._closing):
+            self._appender.flush_now()  # write.caching
             await self._wait_idle_change()
         if self.failed is not None:
             raise self.failed
+        if self._closing:
+            raise StorageError(f"{self.directory.name} is closed")
         if before_offset <= self.log_start_offset:
             return
-        before = list(self._tasks)
-        await asyncio.shield(self._spawn(self._move_start(before_offset, before)))
+        await asyncio.shield(self._spawn(self._move_start(before_offset)))
         if before_offset > self.log_start_offset:
-            raise self.failed or DiskFull(f"{self.directory}: no space to note the log start")
+            raise self.failed or StorageError(f"{self.directory}: the log start was not moved")
 
-    async def _move_start(self, start_offset: int, before: list[asyncio.Task[None]]) -> None:
-        if before:  # a checkpoint that is being written keeps the producers of what goes away
-            await asyncio.wait(before)
+    async def _move_start(self, start_offset: int) -> None:
+        run, report = self._context.disk.run, self._context.report
         try:
-            await self._context.disk.run(move_start, self.directory, start_offset)
+            await run(move_start, self.directory, start_offset)
+        except DiskFailed as error:
+            return self._appender.fail(error)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
-                self._appender.fail(DiskFailed(f"cannot move the log start: {error}"))
-            return
-        if start_offset <= self.log_start_offset:
-            return  # another call was faster
-        self.log_start_offset = start_offset
-        trim_epochs(self.epochs, start_offset)
-        segments = self._segments
-        count = bisect_right(segments, start_offset, key=lambda segment: segment.base_offset) - 1
-        retired = segments[: max(count, 0)]
-        if retired:
-            del segments[:count]
+            return report(f"{self.directory.name}: cannot note the log start: {error}")
+        if start_offset > self.log_start_offset:  # else another call was faster
+            self.log_start_offset = start_offset
+            trim_epochs(self.epochs, start_offset)
+            self._retire_unneeded()
+        try:
+            await run(remove_superseded, self.directory, start_offset)
+        except OSError as error:  # the largest one counts
+            report(f"{self.directory.name}: cannot remove an old log start: {error}")
+
+    def _retire_unneeded(self) -> None:
+        """Retire what lies wholly below the start and before the segment from which recovery
+        would replay the producers."""
+        needed, segments = min(self.log_start_offset, self._checkpoint_base), self._segments
+        count = bisect_right(segments, needed, key=lambda segment: segment.base_offset) - 1
+        if count > 0 and not self._closing:  # the next start removes it as well
+            retired, segments[:count] = segments[:count], []
             self._spawn(self._retire(retired))
 
     async def _retire(self, segments: list[Segment]) -> None:
@@ -477,6 +485,9 @@ class Log:
         run = self._context.disk.run
         try:
             await run(write_file_atomic, path, checkpoint.encode())
+            self._checkpoint_base = max(self._checkpoint_base, checkpoint.segment_base_offset)
+            self._checkpointed_offset = max(self._checkpointed_offset, checkpoint.next_offset)
+            self._retire_unneeded()
             await run(_remove_old_checkpoints, self.directory)
         except OSError as error:  # an older one still serves; recovery scans further
             self._context.report(f"cannot write {path}: {error}")
@@ -488,6 +499,7 @@ class Log:
 
         The preallocated space is given back, so that the next start finds nothing to scan.
         """
+        self._closing = True
         if self.failed is None and not self._closed:
             self._appender.flush_now()
         await self._until_idle()  # a failed log's too: a write in flight needs its descriptor
@@ -505,7 +517,7 @@ class Log:
         if segment is None:
             return
         untouched = segment.allocated_bytes == segment.write_pos
-        if untouched and self.checkpointed_offset == segment.next_offset:
+        if untouched and self._checkpointed_offset == segment.next_offset:
             return  # nothing was appended since the last clean stop
         checkpoint = self._checkpoint(
             segment,
@@ -526,7 +538,7 @@ class Log:
         Appends that were not acknowledged are forgotten. Returns where the files are now, for
         `empty_directory` (None: there were none).
         """
-        self._closed = True
+        self._closing = self._closed = True
         self._appender.fail(StorageError(f"{self.directory.name} was deleted"))
         await self._until_idle()
         await self._finish_tasks()
@@ -540,8 +552,8 @@ class Log:
             if segment.pins:  # a read under way does not hold up the end
                 self._spawn(_close_unpinned(segment))
             elif segment.fd >= 0:
-                await self._context.disk.run(os.close, segment.fd)
-                segment.fd = -1
+                fd, segment.fd = segment.fd, -1  # before anybody else can see it closed
+                await self._context.disk.run(os.close, fd)
 
     async def _until_idle(self) -> None:
         while not self._appender.idle and self.failed is None:

@@ -2,19 +2,21 @@
 
 A name is whole or absent after a power cut, and the largest one counts, so the start moves to the
 new offset or stays at the old one and never goes back. It is durable before any segment below it
-is given up: recovery looks at no segment that lies wholly below the start, whether it is still
-there, gone, or overwritten in another partition by then. The functions block; run them through
-`Disk.run`.
+is given up: of those that lie wholly below the start recovery looks at none before the segment
+that the newest checkpoint points into, whether it is still there, gone, or overwritten in another
+partition by then. The functions block; run them through `Disk.run`.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from bisect import bisect_right
 from collections.abc import Iterable
 from pathlib import Path
 
 from storage.disk import fsync_dir
+from storage.errors import DiskFailed
 from storage.recycle import SegmentPool
 from storage.segment import INDEX_SUFFIX, SEGMENT_SUFFIX, file_name
 
@@ -43,11 +45,24 @@ def names_below(names: Iterable[str], start_offset: int) -> list[str]:
 
 
 def move_start(directory: Path, start_offset: int) -> None:
-    """Make `start_offset` the log's start, durably. Raises OSError."""
+    """Make `start_offset` the log's start, durably.
+
+    Raises: OSError     nothing was synced: a file could not be made or opened
+            DiskFailed  the sync failed, which is final
+    """
     path = directory / file_name(start_offset, START_SUFFIX)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
-    fsync_dir(directory)
-    # Only those that this one supersedes: a later move may be under way.
+    try:
+        fsync_dir(directory)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):  # fsync(2) has no such error: its open
+            raise
+        raise DiskFailed(f"cannot make the log start durable in {directory}: {error}") from error
+
+
+def remove_superseded(directory: Path, start_offset: int) -> None:
+    """Remove the names that `start_offset` supersedes, and no later ones, which may be under way.
+    Raises OSError."""
     for offset in _offsets(os.listdir(directory), START_SUFFIX):
         if offset < start_offset:
             (directory / file_name(offset, START_SUFFIX)).unlink(missing_ok=True)

@@ -65,7 +65,7 @@ async def open_log(
     run = context.disk.run
     segments: list[Segment] = []
     try:
-        names = await run(_lock_segments, context, config, directory, segments)
+        names, leftovers = await run(_lock_segments, context, config, directory, segments)
         ids = {segment.header.topic_id for segment in segments}
         if ids and all(is_deleted(other) for other in ids):
             context.report(f"{directory.name} holds a deleted topic of that name: discarding it")
@@ -73,11 +73,10 @@ async def open_log(
                 os.close(segment.fd)
             segments.clear()
             await run(discard_directory, directory, trash)
-            names = []
+            names, leftovers = [], []
         epochs, log_start_offset, checkpoint = await _recover(
             context, directory, names, topic_id, partition, segments, state
         )
-        leftovers = names_below(names, log_start_offset)
         if leftovers:
             try:
                 await run(give_up, directory, leftovers, context.pool)
@@ -90,13 +89,12 @@ async def open_log(
             raise CorruptRecord(f"{error}: {ADVICE}") from error
         raise
     log = Log(
-        context, config, directory, topic_id, partition, state, segments, epochs, log_start_offset
-    )
+        context, config, directory, topic_id, partition, state, segments, epochs,
+        log_start_offset, checkpoint,
+    )  # fmt: skip
     checked_pos = 0
-    if checkpoint is not None:
-        log.checkpointed_offset = checkpoint.next_offset
-        if checkpoint.segment_base_offset == segments[-1].base_offset:
-            checked_pos = checkpoint.pos
+    if checkpoint is not None and checkpoint.segment_base_offset == segments[-1].base_offset:
+        checked_pos = checkpoint.pos
     if segments and segments[-1].write_pos - checked_pos >= SCANNED_BYTES_MAX:
         await log.checkpoint_end()  # a crash that follows soon must not scan all of it again
     return log
@@ -104,16 +102,17 @@ async def open_log(
 
 def _lock_segments(
     context: LogContext, config: LogConfig, directory: Path, segments: list[Segment]
-) -> list[str]:
-    """Open and lock every segment into `segments`, but for those wholly below the log start.
-    Returns the directory's files, in order. Blocks.
+) -> tuple[list[str], list[str]]:
+    """Open and lock every segment that is needed into `segments`.
+    Returns the directory's files, in order, and those of them that nobody needs. Blocks.
 
     While a lock was waited for, its holder may have rolled: look again until nothing is new.
     """
     locked: set[str] = set()
     while True:
         names = _list(directory)
-        skipped = locked.union(names_below(names, start_in(names)))
+        unneeded = _unneeded(directory, names)
+        skipped = locked.union(unneeded)
         new = [name for name in names if name.endswith(SEGMENT_SUFFIX) and name not in skipped]
         if not new:
             break
@@ -121,11 +120,34 @@ def _lock_segments(
             path = directory / name
             segments.append(open_existing(path, config.lock_wait_s, context.report))
             locked.add(name)
+    for segment in [s for s in segments if s.path.name in unneeded]:  # since it was opened
+        segments.remove(segment)
+        os.close(segment.fd)
     segments.sort(key=lambda segment: segment.base_offset)
     for name in names:
         if name.endswith(TEMPORARY_SUFFIX):  # a crash left it
             os.unlink(directory / name)
-    return [name for name in names if not name.endswith(TEMPORARY_SUFFIX)]
+    return [name for name in names if not name.endswith(TEMPORARY_SUFFIX)], unneeded
+
+
+def _unneeded(directory: Path, names: list[str]) -> list[str]:
+    """What lies wholly below the log start and before the segment that the newest whole
+    checkpoint points into. Blocks.
+
+    Without a checkpoint no segment was ever given up, and all are scanned for their producers.
+    """
+    start_offset = start_in(names)
+    checkpoints = [name for name in names if name.endswith(CHECKPOINT_SUFFIX)]
+    if not names_below(names, start_offset) or not checkpoints:
+        return []
+    for name in reversed(checkpoints):
+        try:
+            checkpoint = decode_checkpoint((directory / name).read_bytes())
+        except FileNotFoundError:  # whoever holds the locks has written newer ones
+            continue
+        if checkpoint is not None:
+            return names_below(names, min(start_offset, checkpoint.segment_base_offset))
+    return names_below(names, start_offset)
 
 
 def _list(directory: Path) -> list[str]:
@@ -149,7 +171,11 @@ async def _recover(
     log_start_offset = start_in(names)
     if checkpoint is not None:
         epochs = list(checkpoint.epochs)
-        log_start_offset = max(log_start_offset, checkpoint.log_start_offset)
+        if log_start_offset < checkpoint.log_start_offset:
+            raise CorruptRecord(
+                f"{directory}: the log started at offset {checkpoint.log_start_offset} when its "
+                f"newest checkpoint was written, and no file says so"
+            )
     first = segments[0] if segments else None
     if log_start_offset < first.base_offset if first else log_start_offset > 0:
         raise CorruptRecord(

@@ -177,7 +177,7 @@ class DirectoryCut:
     def cut(self, rng: random.Random) -> None:
         """The power goes: each change that was not synced is undone or not."""
         for name in sorted(self._created):
-            if rng.getrandbits(1):
+            if rng.getrandbits(1) and (self._directory / name).exists():
                 self._unlink(self._directory / name)
         for name, kept in sorted(self._removed.items()):
             if rng.getrandbits(1) and not (self._directory / name).exists():

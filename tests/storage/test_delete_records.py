@@ -11,8 +11,16 @@ from typing import Any
 import pytest
 
 from kafka_protocol.record_batch import set_log_append_time
-from storage.errors import CorruptRecord, DiskFailed, DiskFull
-from storage.log_start import move_start, names_below, start_in, trim_epochs
+from storage.disk import write_file_atomic
+from storage.errors import CorruptRecord, DiskFailed, StorageError
+from storage.log_start import (
+    give_up,
+    move_start,
+    names_below,
+    remove_superseded,
+    start_in,
+    trim_epochs,
+)
 from tests.storage.builder import (
     BLOCK,
     NOW_MS,
@@ -126,26 +134,184 @@ def test_what_is_only_cached_is_written_before_it_is_deleted(tmp_path: Path) -> 
     drive(scenario())
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-def test_a_start_that_cannot_be_written_is_not_moved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+@pytest.mark.parametrize(
+    ("step", "code"),
+    [
+        ("open", errno.ENOSPC),
+        ("open", errno.EDQUOT),
+        ("open", errno.EMFILE),
+        ("open", errno.ENFILE),
+        ("open", errno.EIO),
+        ("open the directory", errno.EMFILE),
+        ("open the directory", errno.ENFILE),
+        ("sync", errno.EIO),
+        ("sync", errno.ENOSPC),
+        ("unlink", errno.EIO),
+    ],
+)
+def test_only_a_sync_that_fails_takes_the_log_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, code: int
 ) -> None:
     async def scenario() -> None:
         driven = await rolled(tmp_path)
         before = len(driven.segments)
+        await driven.log.delete_records(1)
 
-        def fails(*_args: object) -> None:
-            raise OSError(code, os.strerror(code))
+        def fails(*args: Any, **_: object) -> Any:
+            if step not in ("open", "unlink") or str(args[0]).endswith(".start"):
+                raise OSError(code, os.strerror(code))
+            return {"open": os_open, "unlink": os_unlink}[step](*args)
 
+        os_open, os_unlink = os.open, os.unlink
         with monkeypatch.context() as patched:
-            patched.setattr("storage.log.move_start", fails)
-            with pytest.raises(DiskFull if code == errno.ENOSPC else DiskFailed):
+            if step in ("open", "unlink"):
+                patched.setattr(os, step, fails)
+            else:
+                patched.setattr("storage.log_start.fsync_dir", fails)
+            if step == "unlink":
                 await driven.log.delete_records(60)
-        assert driven.log.log_start_offset == 0
-        assert len(driven.segments) == before
-        assert (driven.log.failed is None) == (code == errno.ENOSPC)
+            else:
+                with pytest.raises(DiskFailed if step == "sync" else StorageError):
+                    await driven.log.delete_records(60)
+        moved = step == "unlink"
+        assert driven.log.log_start_offset == (60 if moved else 1)
+        assert (len(driven.segments) < before) == moved
+        assert (driven.log.failed is not None) == (step == "sync")
+        assert os.strerror(code) in driven.host.messages[-1]
+        if step != "sync":
+            await driven.log.delete_records(61)
+            assert driven.log.log_start_offset == 61
+            assert files(driven, ".start") == [61]
         driven = await driven.host.reopen(driven)
         await driven.check()
+
+    drive(scenario())
+
+
+# --- what recovery needs of the producers ---------------------------------------------------------
+
+
+async def about_to_roll(path: Path) -> Driven:
+    """A log whose only segment has no room for another batch of 6000 bytes."""
+    host = Host(path, segment_bytes=16 * BLOCK)
+    host.pool.load()
+    driven = await host.open()
+    while not driven.segments or driven.active.write_pos + 3 * BLOCK <= 16 * BLOCK:
+        await driven.append_durably(b"v" * 6000)
+    assert len(driven.segments) == 1
+    return driven
+
+
+@pytest.mark.parametrize("end", ["killed", "goes on"])
+def test_a_deleted_segment_stays_until_its_producers_are_in_a_checkpoint(
+    tmp_path: Path, end: str
+) -> None:
+    async def scenario() -> None:
+        driven = await about_to_roll(tmp_path)
+        durable = driven.log.durable_offset
+        driven.host.held.auto = False
+        driven.append(b"w" * 6000)
+        while not driven.host.held.held:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await driven.log.delete_records(durable)
+        await settled(driven)
+        assert files(driven, ".wal") == [0, durable]
+        if end == "killed":
+            driven.appended.pop()
+        else:
+            driven.host.held.land()
+            driven.host.held.auto = True
+            await driven.durable()
+            await settled(driven)
+            assert files(driven, ".wal") == [durable]
+        for _ in range(3):
+            driven = await driven.host.reopen(driven)
+            await driven.check()
+            assert driven.log.log_start_offset == durable
+
+    drive(scenario())
+
+
+def test_without_a_checkpoint_no_segment_goes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        driven = await about_to_roll(tmp_path)
+
+        def no_checkpoints(fn: object) -> None:
+            if fn is write_file_atomic:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        driven.host.held.before_run = no_checkpoints
+        await driven.append_durably(b"w" * 6000)
+        await driven.log.delete_records(driven.log.durable_offset)
+        await settled(driven)
+        bases = files(driven, ".wal")
+        assert len(bases) == 2
+        assert files(driven, ".checkpoint") == []
+        driven = await driven.host.reopen(driven)
+        assert files(driven, ".wal") == bases
+        await driven.check()
+        while len(driven.segments) < 3:  # the next checkpoint
+            await driven.append_durably(b"x" * 6000)
+        await settled(driven)
+        await driven.log.delete_records(driven.active.base_offset)
+        await settled(driven)
+        assert files(driven, ".wal") == [driven.active.base_offset]
+        driven = await driven.host.reopen(driven)
+        await driven.check()
+
+    drive(scenario())
+
+
+def test_a_kill_before_the_retirement_costs_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        driven = await rolled(tmp_path)
+        await settled(driven)
+        bases = files(driven, ".wal")
+
+        def not_yet(fn: object) -> None:
+            if fn is give_up:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        driven.host.held.before_run = not_yet
+        await driven.log.delete_records(driven.segments[3].base_offset)
+        await settled(driven)
+        assert files(driven, ".wal") == bases
+        driven = await driven.host.reopen(driven)
+        await driven.check()
+        assert files(driven, ".wal") == bases[3:]
+
+    drive(scenario())
+
+
+def test_a_log_that_is_closed_meanwhile_moves_its_start_no_more(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host = Host(tmp_path, write_caching=True, flush_ms=3_600_000)
+        driven = await host.open()
+        driven.append(b"cached")
+        asked = asyncio.create_task(driven.log.delete_records(1))
+        await asyncio.sleep(0)
+        assert not asked.done()
+        await driven.close()
+        with pytest.raises(StorageError, match="is closed"):
+            await asked
+        with pytest.raises(StorageError, match="is closed"):
+            await driven.log.delete_records(1)
+        assert files(driven, ".start") == []
+        assert driven.log.durable_offset == 1
+
+    drive(scenario())
+
+
+def test_a_log_start_that_only_a_checkpoint_remembers_is_damage(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        driven = await Host(tmp_path).open()
+        await driven.append_durably(b"one")
+        await driven.append_durably(b"two")
+        await driven.log.delete_records(1)
+        await driven.close()
+        (driven.log.directory / f"{1:020d}.start").unlink()
+        with pytest.raises(CorruptRecord, match="started at offset 1 when its newest checkpoint"):
+            await driven.host.next_life().open()
 
     drive(scenario())
 
@@ -406,4 +572,5 @@ def test_names_tell_the_start_and_what_lies_below() -> None:
 def test_a_slow_move_does_not_undo_a_later_one(tmp_path: Path) -> None:
     for start in (7, 3):  # the later one was faster
         move_start(tmp_path, start)
+        remove_superseded(tmp_path, start)
     assert start_in(os.listdir(tmp_path)) == 7
