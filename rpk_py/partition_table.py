@@ -34,6 +34,7 @@ from storage.open_log import open_log
 from storage.recycle import directory_belongs_to, discard_directory, empty_directory
 
 OPENING_MAX = 16  # partitions that recover at the same time
+SLICE_PARTITIONS = 200  # that are changed in one turn of the loop
 TRASH = "trash"
 _PARTITION_DIRECTORY = re.compile(r"(.+)-(\d+)")
 
@@ -106,8 +107,17 @@ class PartitionTable:
             if self._closed:
                 return
             self._config = config
-            for topic in list(state.topics.values()):
-                await self._adjust(topic)
+            known: dict[bytes, tuple[LogSettings, LogConfig]] = {}
+            for i, partition in enumerate(list(self)):
+                topic = state.topics_by_id.get(partition.topic_id)
+                if topic is None:
+                    continue  # its deletion is on the way
+                settings = known.get(topic.topic_id)
+                if settings is None:
+                    settings = known[topic.topic_id] = self._settings(topic)
+                _apply(partition, *settings)
+                if i % SLICE_PARTITIONS == SLICE_PARTITIONS - 1:
+                    await asyncio.sleep(0)
 
     async def _reconcile(self, state: ClusterState) -> None:
         for topic_id in {key[0] for key in self._by_id} - state.topics_by_id.keys():
@@ -157,7 +167,7 @@ class PartitionTable:
             await asyncio.gather(*(self._open(topic, led, state) for topic, led in batch))
 
     async def _open(self, topic: TopicState, led: PartitionState, state: ClusterState) -> None:
-        settings = log_settings(topic.configs, self._config)
+        settings, log_config = self._settings(topic)
         partition = Partition(
             topic.name,
             topic.topic_id,
@@ -170,7 +180,7 @@ class PartitionTable:
         try:
             log = await open_log(
                 self._context,
-                self._log_config(settings),
+                log_config,
                 directory,
                 topic.topic_id,
                 led.index,
@@ -189,8 +199,10 @@ class PartitionTable:
         self._by_name[topic.name, led.index] = partition
         self._by_id[topic.topic_id, led.index] = partition
 
-    def _log_config(self, settings: LogSettings) -> LogConfig:
-        return LogConfig(
+    def _settings(self, topic: TopicState) -> tuple[LogSettings, LogConfig]:
+        """What a topic's partitions and their logs go by."""
+        settings = log_settings(topic.configs, self._config)
+        return settings, LogConfig(
             segment_bytes=settings.segment_bytes,
             checkpoint_bytes=self._config.checkpoint_bytes,
             write_caching=settings.write_caching,
@@ -207,8 +219,10 @@ class PartitionTable:
 
     async def _adjust(self, topic: TopicState) -> None:
         """Bring the partitions that are open here to what the metadata says of them."""
-        settings = log_settings(topic.configs, self._config)
-        for now in topic.partitions:
+        settings = self._settings(topic)
+        for i, now in enumerate(list(topic.partitions), 1):
+            if i % SLICE_PARTITIONS == 0:
+                await asyncio.sleep(0)
             partition = self._by_id.get((topic.topic_id, now.index))
             if partition is None:
                 continue
@@ -217,10 +231,7 @@ class PartitionTable:
                 continue
             if now.leader_epoch != partition.leader_epoch:
                 partition.lead(now.leader_epoch)
-            partition.max_message_bytes = settings.max_message_bytes
-            partition.log_append_time = settings.log_append_time
-            if partition.log is not None:
-                partition.log.configure(self._log_config(settings))
+            _apply(partition, *settings)
 
     def _forget(self, partition: Partition, error: ErrorCode) -> None:
         del self._by_name[partition.topic, partition.index]
@@ -292,3 +303,10 @@ class PartitionTable:
                     self._log.error("a partition did not close cleanly", reason=str(outcome))
         if self._tasks:
             await asyncio.wait(list(self._tasks))
+
+
+def _apply(partition: Partition, settings: LogSettings, log_config: LogConfig) -> None:
+    partition.max_message_bytes = settings.max_message_bytes
+    partition.log_append_time = settings.log_append_time
+    if partition.log is not None:
+        partition.log.configure(log_config)

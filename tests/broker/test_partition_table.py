@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from rpk_py.metadata.state import (
     TopicState,
     apply,
 )
+from rpk_py.topic_configs import log_settings
 from storage import open_log as open_log_module
 from storage.errors import CorruptRecord, LockTimeout
 from tests.broker.connection_fakes import NODE, OTHER_NODE, Shard, run, running, ticks, until
@@ -405,6 +407,42 @@ def test_changed_broker_settings_reach_the_topics_that_do_not_set_their_own(
                 "broker": (55, 1 << 20, True),
                 "later": (55, 1 << 20, True),
             }
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("how", ["broker", "topic"])
+def test_a_change_of_many_partitions_lets_others_run_in_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(table_module, "SLICE_PARTITIONS", 5)
+    read: list[object] = []
+
+    def counted(*args: Any) -> Any:
+        read.append(args)
+        return log_settings(*args)
+
+    async def scenario() -> None:
+        async with running(tmp_path) as shard:
+            topic = await shard.create("t", *[NODE, OTHER_NODE] * 20)
+            monkeypatch.setattr(table_module, "log_settings", counted)
+            if how == "broker":
+                changed = replace(shard.config, flush_ms=55)
+                work: Any = shard.table.configure(changed, shard.state)
+            else:
+                work = shard.controller.commit(
+                    TopicConfigsChanged(topic.topic_id, {"flush.ms": "55"})
+                )
+            changing = asyncio.create_task(work)
+            done: list[int] = []
+            while not changing.done():
+                await asyncio.sleep(0)
+                configs = [p.log._config for p in shard.table if p.log is not None]
+                done.append(sum(config.flush_ms == 55 for config in configs))
+            assert done[-1] == len(shard.table) == 20
+            steps = [after - before for before, after in itertools.pairwise(done)]
+            assert max(done[0], *steps) <= 5
+            assert len(read) == 1, "once a topic"
 
     run(scenario())
 
