@@ -57,7 +57,7 @@ class ShardLink:
         self._snapshot_due = False
         self._wake = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
-        self._metrics: asyncio.Future[list[Json]] | None = None  # asked for, not all here
+        self._metrics: asyncio.Future[list[Json] | None] | None = None  # asked for, not all here
         self._metrics_parts: list[Json] = []
 
     async def run(self, control: socket.socket, on_message: Callable[[Json], Any]) -> None:
@@ -124,7 +124,7 @@ class ShardLink:
             return  # the shard died; the supervisor sees it by its exit
 
     async def fetch_metrics(self) -> list[Json] | None:
-        """The parts of the shard's snapshot, or None if they are not all here in time.
+        """The parts of the shard's snapshot, or None if it failed or they are not all here in time.
 
         One request at a time: scrapes that overlap, or find a shard that still owes an answer,
         wait for the same one.
@@ -138,13 +138,13 @@ class ShardLink:
         return answer.result() if answer.done() and not answer.cancelled() else None
 
     def metrics_arrived(self, message: Json) -> None:
-        """Take one part; None as the last hands all of them to whoever waits."""
+        """Take one part; None as the last hands all of them, if it is `whole`, to whoever waits."""
         if self._metrics is None:
             return
         if message["part"] is not None:
             self._metrics_parts.append(message["part"])
         else:
-            self._metrics.set_result(self._metrics_parts)
+            self._metrics.set_result(self._metrics_parts if message["whole"] else None)
             self._metrics = None
 
     @property

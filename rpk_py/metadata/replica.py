@@ -282,16 +282,18 @@ class MetadataReplica:
         self._lose()
 
     async def _send_metrics(self) -> None:
+        whole = False
         try:
             for part in self.snapshot_metrics():
                 self._send({"type": "metrics", "part": part})
                 await self._writer.drain()
                 await asyncio.sleep(0)
+            whole = True
         except ConnectionError:
             return  # the supervisor is gone, which ends the shard
         except Exception:
             self._log.exception("a metrics snapshot failed")
-        self._send({"type": "metrics", "part": None})
+        self._send({"type": "metrics", "part": None, "whole": whole})
 
     async def _apply_updates(self) -> None:
         while True:

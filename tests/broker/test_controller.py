@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -287,6 +289,22 @@ def test_a_stop_and_a_metrics_request_reach_the_shard() -> None:
         await stopped.wait()
 
     run(scenario)
+
+
+def test_a_snapshot_that_fails_half_way_is_none() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        one = await cluster.add_shard()
+
+        def breaks() -> Iterator[dict[str, Any]]:
+            yield {"rows": {}}
+            raise RuntimeError("as a bug would")
+
+        one.snapshot_metrics = breaks
+        assert await cluster.links[0].fetch_metrics() is None
+        one.snapshot_metrics = lambda: [{"rows": {}}]
+        assert await cluster.links[0].fetch_metrics() == [{"rows": {}}]
+
+    assert "a metrics snapshot failed" in run(scenario).log.events
 
 
 def test_while_quiesced_there_is_no_thread_and_no_open_store() -> None:
