@@ -2,9 +2,9 @@
 
 Which process: supervisor.  HTTP/1.1 by h11 (sans-io) over asyncio streams; h11 is imported with
 the first request, to keep it out of the start.  Invariants: a connection that does not complete a
-request within admin_idle_s, or does not read its reply in that time, is closed; headers are
-bounded; no more than admin_connections_max connections are open; nothing here can change the
-broker.
+request within admin_idle_s, or does not take the whole reply in that time, is closed; headers are
+bounded; no more than admin_connections_max connections are open, and of their replies no more than
+SCRAPES_MAX are metrics, which are large; nothing here can change the broker.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _JSON = "application/json"
 _READ_BYTES = 16 * 1024
+SCRAPES_MAX = 4  # each holds the snapshots of all shards until its client has taken the reply
 
 _Body: TypeAlias = bytes | AsyncIterator[bytes]
 
@@ -47,6 +48,7 @@ class AdminServer:
         self._log = log
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
+        self._scrapes: set[object] = set()  # the connections that are given metrics
 
     async def start(self, listener: socket.socket) -> None:
         """Serve on a bound socket."""
@@ -79,8 +81,9 @@ class AdminServer:
         finally:
             writer.close()
 
-    async def answer(self, method: str, target: str) -> tuple[int, str, _Body]:
-        """The reply to one request: (HTTP status, content type, body)."""
+    async def answer(self, client: object, method: str, target: str) -> tuple[int, str, _Body]:
+        """The reply to one request: (HTTP status, content type, body). Call `answered` when it
+        is sent, or was not."""
         path = target.partition("?")[0]
         if path not in ("/v1/status/ready", "/metrics"):
             known = "GET /v1/status/ready, GET /metrics"
@@ -88,9 +91,17 @@ class AdminServer:
         if method != "GET":
             return 405, _JSON, _error(f"{path} answers to GET only, not to {method}")
         if path == "/metrics":
+            if len(self._scrapes) >= SCRAPES_MAX:
+                text = f"{SCRAPES_MAX} clients are being given metrics already; try again"
+                return 503, _JSON, _error(text)
+            self._scrapes.add(client)
             return 200, "text/plain; version=0.0.4; charset=utf-8", await self._metrics()
         ready, body = self._status()
         return (200 if ready else 503), _JSON, json.dumps(body).encode() + b"\n"
+
+    def answered(self, client: object) -> None:
+        """What `answer` returned is no longer needed."""
+        self._scrapes.discard(client)
 
     @property
     def config(self) -> Config:
@@ -130,24 +141,34 @@ class _Connection:
                 return
             if request is None:
                 return
-            target = request.target.decode("ascii", "replace")
-            answer: tuple[int, str, _Body]
             try:
-                answer = await self._server.answer(request.method.decode("ascii"), target)
-            except Exception:
-                self._server.failed(target)
-                answer = 500, _JSON, _error("the broker failed to answer; its log says why")
-            try:
-                await self._reply(*answer)
-            except OSError:
-                raise  # the client is gone, or does not read
-            except Exception:
-                self._server.failed(target)
-                self._writer.transport.abort()  # the client sees that the reply is cut short
-                return
+                if not await self._serve(request):
+                    return
+            finally:
+                self._server.answered(self)
             if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 return
             self._http.start_next_cycle()
+
+    async def _serve(self, request: h11.Request) -> bool:
+        """Answer one request; False if the reply was cut short."""
+        target = request.target.decode("ascii", "replace")
+        answer: tuple[int, str, _Body]
+        try:
+            answer = await self._server.answer(self, request.method.decode("ascii"), target)
+        except Exception:
+            self._server.failed(target)
+            answer = 500, _JSON, _error("the broker failed to answer; its log says why")
+        try:
+            async with asyncio.timeout(self._server.config.admin_idle_s):
+                await self._reply(*answer)
+        except OSError:
+            raise  # the client is gone, or does not read
+        except Exception:
+            self._server.failed(target)
+            self._writer.transport.abort()  # the client sees that the reply is cut short
+            return False
+        return True
 
     async def _read_request(self) -> h11.Request | None:
         """The next request, its body skipped; None when the client is done."""
@@ -185,8 +206,7 @@ class _Connection:
         data = self._http.send(event)
         if data:
             self._writer.write(data)
-            async with asyncio.timeout(self._server.config.admin_idle_s):
-                await self._writer.drain()
+            await self._writer.drain()
 
 
 def _error(text: str) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -34,6 +35,9 @@ class Admin:
         self.broken = False
         self.breaks_later = False
         self.exposition = b"rpk_up 1\n"
+        self.piece_count = 1
+        self.gate = asyncio.Event()  # before the end of an exposition
+        self.gate.set()
         self.log = SilentLog()
         self.server = AdminServer(self.config, lambda: self.status, self.metrics, self.log)
         self.port = 0
@@ -44,7 +48,9 @@ class Admin:
         return self.pieces()
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        yield self.exposition
+        for _ in range(self.piece_count):
+            yield self.exposition
+        await self.gate.wait()
         if self.breaks_later:
             raise RuntimeError("no more of them")
 
@@ -203,6 +209,50 @@ def test_a_client_that_does_not_read_makes_room_for_others() -> None:
         deaf.close()
 
     run(scenario, admin_connections_max=1, admin_idle_s=0.1)
+
+
+def test_a_client_that_reads_too_slowly_is_cut_off_however_often_it_reads() -> None:
+    async def scenario(admin: Admin) -> None:
+        admin.exposition = b"x" * (64 * 1024)
+        admin.piece_count = 1_000_000
+        loop = asyncio.get_running_loop()
+        slow = socket.create_connection(("127.0.0.1", admin.port))
+        slow.setblocking(False)
+        await loop.sock_sendall(slow, b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n")
+        began = loop.time()
+        with contextlib.suppress(ConnectionError):
+            while await loop.sock_recv(slow, 64 * 1024):
+                assert loop.time() < began + 5
+        slow.close()
+
+    run(scenario, admin_idle_s=0.3)
+
+
+def test_a_few_clients_are_given_metrics_at_a_time() -> None:
+    async def scenario(admin: Admin) -> None:
+        admin.gate = asyncio.Event()
+        request = b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n"
+        clients = [await asyncio.open_connection("127.0.0.1", admin.port) for _ in range(4)]
+        for reader, writer in clients:
+            writer.write(request)
+            await reader.readuntil(b"rpk_up 1\n")
+        status, headers, body = await admin.get("/metrics")
+        assert (status, headers["content-type"]) == (503, "application/json")
+        assert b"4 clients are being given metrics" in body
+        assert (await admin.get("/v1/status/ready"))[0] == 200
+        clients[0][1].transport.abort()  # one that goes away makes room, and so do those that end
+        admin.gate.set()
+        for reader, _ in clients[1:]:
+            await reader.readuntil(b"\r\n0\r\n")
+        for reader, writer in clients[1:]:  # also on the same connection
+            writer.write(request)
+            await reader.readuntil(b"rpk_up 1\n")
+        for _ in range(6):
+            assert (await admin.get("/metrics"))[0] == 200
+        for _, writer in clients[1:]:
+            writer.close()
+
+    run(scenario)
 
 
 def test_more_connections_than_allowed_are_closed_at_once() -> None:
