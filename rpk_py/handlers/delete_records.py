@@ -29,6 +29,7 @@ from storage.errors import StorageError
 
 HIGH_WATERMARK: Final = -1
 _NO_LOW_WATERMARK: Final = -1
+_MOVING_MAX: Final = 16  # log starts of one request at a time: each costs a sync
 
 
 async def handle(ctx: RequestContext, request: DeleteRecordsRequest) -> DeleteRecordsResponse:
@@ -37,12 +38,13 @@ async def handle(ctx: RequestContext, request: DeleteRecordsRequest) -> DeleteRe
     for topic in request.topics:
         offsets = wanted.setdefault(topic.name, {})
         offsets.update((asked.partition_index, asked.offset) for asked in topic.partitions)
+    slots = asyncio.Semaphore(_MOVING_MAX)
     return DeleteRecordsResponse(
         topics=[
             DeleteRecordsTopicResult(
                 name,
                 await asyncio.gather(
-                    *(_answer(ctx, name, index, offset) for index, offset in offsets.items())
+                    *(_answer(ctx, slots, name, index, at) for index, at in offsets.items())
                 ),
             )
             for name, offsets in wanted.items()
@@ -51,9 +53,10 @@ async def handle(ctx: RequestContext, request: DeleteRecordsRequest) -> DeleteRe
 
 
 async def _answer(
-    ctx: RequestContext, topic: str, index: int, offset: int
+    ctx: RequestContext, slots: asyncio.Semaphore, topic: str, index: int, offset: int
 ) -> DeleteRecordsPartitionResult:
-    error = await _delete(ctx, topic, index, offset)
+    async with slots:
+        error = await _delete(ctx, topic, index, offset)
     partition = ctx.broker.partitions.get(topic, index)
     if error != ErrorCode.NONE or partition is None:
         return DeleteRecordsPartitionResult(index, _NO_LOW_WATERMARK, error)

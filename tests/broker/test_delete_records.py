@@ -227,3 +227,26 @@ def test_a_partition_that_goes_away_meanwhile_is_answered_as_such(
             assert await asking == [(0, -1, error)]
 
     run(scenario())
+
+
+def test_a_request_of_many_partitions_moves_a_few_starts_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path) as shard:
+            await shard.create("t", *[NODE] * 40)
+            moving, most = 0, 0
+
+            async def slow(_log: object, _offset: int) -> None:
+                nonlocal moving, most
+                moving += 1
+                most = max(most, moving)
+                await asyncio.sleep(0)
+                moving -= 1
+
+            monkeypatch.setattr(type(shard.log_of("t")), "delete_records", slow)
+            answers = await ask(shard.client(), *[("t", index, 0) for index in range(40)])
+            assert answers == [(index, 0, ErrorCode.NONE) for index in range(40)]
+            assert most == 16
+
+    run(scenario())
