@@ -189,7 +189,8 @@ class Supervisor:
             if shard.overdue is not None:
                 shard.overdue.cancel()
                 shard.overdue = None
-            self._log.info("a shard is ready", node_id=shard.node_id, pid=shard.pid)
+            say = self._log.info if self._announced else self._log.debug  # the banner says it too
+            say("a shard is ready", node_id=shard.node_id, pid=shard.pid)
             await self._announce()
         else:
             raise ChannelError(f"unknown message {kind}")
