@@ -204,11 +204,9 @@ class PartitionTable:
         settings = log_settings(topic.configs, self._config)
         return settings, LogConfig(
             segment_bytes=settings.segment_bytes,
-            checkpoint_bytes=self._config.checkpoint_bytes,
             write_caching=settings.write_caching,
             flush_ms=settings.flush_ms,
             flush_bytes=settings.flush_bytes,
-            lock_wait_s=self._config.lock_wait_s,
         )
 
     async def _update(self, topic: TopicState | None, state: ClusterState) -> None:

@@ -65,6 +65,8 @@ async def _serve(
         cache=RecordCache(config.cache_bytes),
         pool=SegmentPool(config.data_dir / RECYCLE / str(node_id), config.recycle_bytes),
         block_bytes=block_bytes,
+        checkpoint_bytes=config.checkpoint_bytes,
+        lock_wait_s=config.lock_wait_s,
         now_ms=lambda: time.time_ns() // 1_000_000,
         rng=random.SystemRandom(),
         report=lambda message: log.warning(message),

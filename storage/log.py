@@ -15,7 +15,6 @@ import errno
 import os
 from bisect import bisect_right
 from collections.abc import Coroutine
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ class Log:
             active.next_offset if active else log_start_offset,
             context.block_bytes,
         )
-        self._appender.checkpoint_bytes = config.checkpoint_bytes
+        self._appender.checkpoint_bytes = context.checkpoint_bytes
         self._apply(config)
         self._owner: LogOwner | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -93,13 +92,11 @@ class Log:
         self._cold_reader = ColdReader(directory, context.disk, self._spans, context.cache)
 
     def configure(self, config: LogConfig) -> None:
-        """Go on with other settings; checkpoint_bytes and lock_wait_s stay as they were opened.
+        """Go on with other settings.
 
         What write.caching has shown and not written is written now, so that without it nothing
         is acknowledged before all that precedes it is durable, and no old flush.ms is waited for.
         """
-        now = self._config
-        config = replace(config, checkpoint_bytes=now.checkpoint_bytes, lock_wait_s=now.lock_wait_s)
         if config == self._config:
             return
         self._apply(config)
@@ -376,7 +373,7 @@ class Log:
         run, pool = self._context.disk.run, self._context.pool
         recycled = await run(pool.take, self._config.segment_bytes)
         facts = (self.directory, header, allocate_bytes)
-        rest = (self._config.lock_wait_s, replaced is not None)
+        rest = (self._context.lock_wait_s, replaced is not None)
         if recycled is not None:
             try:
                 return await run(create_segment, *facts, recycled, *rest)

@@ -40,25 +40,30 @@ class LogOwner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
-    """A log's settings; Kafka's and Redpanda's topic configs of the same names."""
+    """A log's settings, which may change while it is open; Kafka's and Redpanda's topic configs
+    of the same names."""
 
     segment_bytes: int = 1 << 30
-    checkpoint_bytes: int = 64 << 20
     write_caching: bool = False
     flush_ms: int = 100
     flush_bytes: int = 256 << 10
-    lock_wait_s: float = 30.0
 
 
 @dataclass(slots=True)
 class LogContext:
-    """What all logs of one shard share."""
+    """What all logs of one shard share, for as long as it runs.
+
+    `checkpoint_bytes`: a checkpoint each so many bytes of appends
+    `lock_wait_s`: how long a segment that another process has locked is waited for
+    """
 
     disk: Disk
     committer: Committer
     cache: RecordCache
     pool: SegmentPool
     block_bytes: int
+    checkpoint_bytes: int
+    lock_wait_s: float
     now_ms: Callable[[], int]
     rng: random.Random
     report: Callable[[str], None]

@@ -65,7 +65,7 @@ async def open_log(
     run = context.disk.run
     segments: list[Segment] = []
     try:
-        names, leftovers = await run(_lock_segments, context, config, directory, segments)
+        names, leftovers = await run(_lock_segments, context, directory, segments)
         ids = {segment.header.topic_id for segment in segments}
         if ids and all(is_deleted(other) for other in ids):
             context.report(f"{directory.name} holds a deleted topic of that name: discarding it")
@@ -101,7 +101,7 @@ async def open_log(
 
 
 def _lock_segments(
-    context: LogContext, config: LogConfig, directory: Path, segments: list[Segment]
+    context: LogContext, directory: Path, segments: list[Segment]
 ) -> tuple[list[str], list[str]]:
     """Open and lock every segment that is needed into `segments`.
     Returns the directory's files, in order, and those of them that nobody needs. Blocks.
@@ -118,7 +118,7 @@ def _lock_segments(
             break
         for name in new:
             path = directory / name
-            segments.append(open_existing(path, config.lock_wait_s, context.report))
+            segments.append(open_existing(path, context.lock_wait_s, context.report))
             locked.add(name)
     for segment in [s for s in segments if s.path.name in unneeded]:  # since it was opened
         segments.remove(segment)

@@ -401,6 +401,8 @@ class Shard:
             cache=RecordCache(self.config.cache_bytes),
             pool=SegmentPool(directory / "recycle" / str(NODE), self.config.recycle_bytes),
             block_bytes=alignment(directory),
+            checkpoint_bytes=self.config.checkpoint_bytes,
+            lock_wait_s=self.config.lock_wait_s,
             now_ms=lambda: NOW_MS,
             rng=random.Random(2),
             report=self.log.warning,

@@ -348,14 +348,22 @@ class Host:
         *,
         cache_bytes: int = 1 << 24,
         block_bytes: int = BLOCK,
+        checkpoint_bytes: int = 64 << 20,
+        lock_wait_s: float = 5.0,
         life: int = 0,
         **config: Any,
     ) -> None:
         self.path = path
         self.disk: Disk = disk if disk is not None else HeldDisk()
-        self._settings = {"cache_bytes": cache_bytes, "block_bytes": block_bytes, **config}
+        self._settings = {
+            "cache_bytes": cache_bytes,
+            "block_bytes": block_bytes,
+            "checkpoint_bytes": checkpoint_bytes,
+            "lock_wait_s": lock_wait_s,
+            **config,
+        }
         self._life = life
-        self.config = LogConfig(**({"lock_wait_s": 5.0} | config))
+        self.config = LogConfig(**config)
         self.messages: list[str] = []
         self.pool = SegmentPool(path / "recycle", 1 << 28)
         self.open_logs: list[Driven] = []
@@ -366,6 +374,8 @@ class Host:
             cache=RecordCache(cache_bytes),
             pool=self.pool,
             block_bytes=block_bytes,
+            checkpoint_bytes=checkpoint_bytes,
+            lock_wait_s=lock_wait_s,
             now_ms=lambda: NOW_MS,
             rng=random.Random(life),  # another life, other incarnations
             report=self.messages.append,

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from storage.log_context import LogConfig
 from tests.storage.builder import BLOCK, Driven, HeldDisk, Host, drive
 
 NEVER = (1 << 63) - 1
@@ -103,18 +102,6 @@ def test_segments_roll_at_the_new_size(tmp_path: Path) -> None:
         assert len(driven.segments) == before
         driven = await driven.host.reopen(driven)
         await driven.check()
-
-    drive(scenario())
-
-
-def test_what_is_fixed_at_the_opening_stays(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        driven = await Host(tmp_path).open()
-        was = driven.log._config
-        driven.log.configure(LogConfig(checkpoint_bytes=1, lock_wait_s=77.0, flush_ms=5))
-        assert driven.log._config.checkpoint_bytes == was.checkpoint_bytes
-        assert driven.log._config.lock_wait_s == was.lock_wait_s
-        assert driven.log._config.flush_ms == 5
 
     drive(scenario())
 
