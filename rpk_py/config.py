@@ -370,7 +370,7 @@ class Config:
     )
     admin_idle_s: float = _setting(
         30.0,
-        "an HTTP connection without a complete request for longer is closed",
+        "an HTTP connection that takes longer over a request, or over its reply, is closed",
         low=0.01,
         high=3600.0,
     )

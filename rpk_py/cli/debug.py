@@ -29,6 +29,7 @@ from storage.buffers import aligned_buffer
 from storage.checkpoint import decode_checkpoint
 from storage.disk import lock_owner
 from storage.index import SegmentIndex, decode_index
+from storage.log_start import start_in
 from storage.recovery import SCAN_BYTES, Reads, ScanResult, scan_segment
 from storage.segment import CHECKPOINT_SUFFIX, INDEX_SUFFIX, SEGMENT_SUFFIX
 from storage.wal_format import (
@@ -133,6 +134,7 @@ class _Known:
     durable_pos: int = 0
     source: str = ""
     successor: str | None = None
+    durable_offset: int = 0  # of the last segment: the log start
 
     def note(self, pos: int, source: str) -> None:
         if pos > self.durable_pos:
@@ -185,16 +187,17 @@ class _Inspection:
             return DAMAGED if ours else NO_SEGMENT
         self._emit("segment", _segment_facts(self._path, header, file.size))
         known = _known_durable(self._path, header)
-        result = self._scan(file, header, known.durable_pos)
+        result = self._scan(file, header, known)
         self._show_bad_record(file, header, result)
         return self._conclude(file, header, known, result)
 
-    def _scan(self, file: _ReadOnlyFile, header: SegmentHeader, durable_pos: int) -> ScanResult:
+    def _scan(self, file: _ReadOnlyFile, header: SegmentHeader, known: _Known) -> ScanResult:
         """Scan to the end, again from there while a broker's writes make it move."""
         start = header.block_bytes, header.base_offset, header.header_crc
+        durable = known.durable_pos, known.durable_offset
         for _ in range(RESCANS_MAX):
             index = SegmentIndex()
-            reads = scan_segment(header, file.size, *start, index, self._on_record, durable_pos)
+            reads = scan_segment(header, file.size, *start, index, self._on_record, *durable)
             result = _drive(reads, file)
             if result.record_count == 0 or (result.bad is None and result.damage is None):
                 break
@@ -330,6 +333,8 @@ def _known_durable(path: Path, header: SegmentHeader) -> _Known:
     sealed = decode_index(_content_of(path.with_suffix(INDEX_SUFFIX)), header)
     if sealed is not None:
         known.note(sealed.end_pos, f"the index file {path.with_suffix(INDEX_SUFFIX).name}")
+    if known.successor is None:
+        known.durable_offset = start_in(os.listdir(path.parent))
     return known
 
 

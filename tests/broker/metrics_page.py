@@ -22,6 +22,7 @@ Prometheus' text format. Generated: `{COMMAND}`.
   Prometheus expects of counters (`rate` and `increase` cope). What the supervisor counts goes on.
 - A shard that does not answer within `metrics_timeout_s` is left out, and
   `rpk_shard_up{{shard="..."}}` is 0 for it. The scrape timeout must be longer than that.
+- Four scrapes run at a time; one more is answered with 503 and may be tried again.
 - A histogram has `_bucket`, `_sum` and `_count`, a summary `_sum` and `_count`. The 99th percentile
   of Produce over 5 minutes:
   `histogram_quantile(0.99, sum by (le) (rate(rpk_request_seconds_bucket{{api="Produce"}}[5m])))`

@@ -114,6 +114,18 @@ def test_a_torn_tail_is_code_0_and_says_that_nothing_is_to_do(tmp_path: Path, ho
     assert contents(tmp_path) == before
 
 
+def test_a_last_record_before_the_log_start_was_durable_too(tmp_path: Path) -> None:
+    driven = crashed_log(tmp_path)
+    pos, body_end, _ = records_of(driven)[-1]
+    (wal(driven).parent / f"{24:020}.start").touch()
+    assert debug_wal(wal(driven))[0] == 0
+    flip(wal(driven), body_end - 1)
+    code, lines = debug_json(wal(driven))
+    (summary,) = of_type(lines, "summary")
+    assert (code, summary["verdict"], summary["end_pos"]) == (1, "damage", pos)
+    assert "the log starts at offset 24" in summary["proof"]
+
+
 def test_damage_is_code_1_with_its_proof_and_what_can_still_be_read(tmp_path: Path) -> None:
     driven = crashed_log(tmp_path)
     pos, body_end, _ = records_of(driven)[4]
