@@ -278,9 +278,18 @@ def test_the_limit_of_connections_follows(broker: RunningBroker, confluent: Conf
 
 
 def test_the_banner_of_a_restart_promises_what_was_set_before_it(own: RunningBroker) -> None:
+    starts = 0
+
     def promised() -> str:
-        ready = [e for e in own.log_events() if e["message"] == "rpk-py is ready"]
-        return str(ready[-1]["durability"])
+        nonlocal starts
+        starts += 1
+
+        def said() -> list[str]:
+            return [str(e["durability"]) for e in own.log_events() if "durability" in e]
+
+        # broker.json, by which a start is waited for, comes just before the banner.
+        wait_until(lambda: len(said()) == starts, "the banner of this start")
+        return said()[-1]
 
     if file_system(own.data_dir) in ("tmpfs", "ramfs"):
         pytest.skip("in memory nothing is promised")
