@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from storage.wal_format import SEGMENT_HEADER_BYTES, decode_segment_header, encode_segment_header
-from tests.clients.broker import ROOT, RunningBroker, free_ports
+from tests.clients.broker import ROOT, RunningBroker, free_ports, wait_until
 from tests.clients.records import plain
 from tests.clients.topics import create_topic
 from tests.clients.via_confluent import consume, produce
@@ -342,7 +342,9 @@ def test_on_tmpfs_it_starts_and_says_what_that_means(site: Site, tiny_disk: Path
     memory = RunningBroker(tiny_disk / "data", site.root / "tmpfs.log")
     try:
         memory.start()
-        [banner] = [e for e in memory.log_events("info") if e["message"] == "rpk-py is ready"]
+        [banner] = wait_until(
+            lambda: [e for e in memory.log_events("info") if "durability" in e], "the banner"
+        )
         assert banner["durability"].startswith("the data directory is on tmpfs, in memory")
         # Linux opens files of tmpfs for Direct I/O since 6.6 and refuses before.
         direct = "Direct I/O" if opens_direct(tiny_disk) else "buffered: no Direct I/O on this fil"
