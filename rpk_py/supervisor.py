@@ -295,6 +295,7 @@ class Supervisor:
             )
 
     async def _leave_out(self, shard: ShardLink) -> None:
+        shard.overdue = None  # its next life has a time of its own
         while shard.state != shard_link.READY:
             try:
                 if await self._controller.leave_out(shard.node_id):
@@ -324,7 +325,7 @@ class Supervisor:
                 if self._stop_wanted.is_set():
                     raise OSError("the broker stops")
                 forked.set_result(self._fork(shard))
-            except OSError as error:
+            except Exception as error:  # whatever it is, the commits go on and somebody hears of it
                 forked.set_exception(error)
 
         try:
