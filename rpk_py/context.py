@@ -42,12 +42,11 @@ class Broker:
     partial_bytes: int = 0
     stopping: bool = False
     paused: OrderedDict[Any, None] = field(default_factory=OrderedDict)
+    clock_s: Callable[[], float] = time.perf_counter  # for durations
     static_config: Config = field(init=False)
 
     def __post_init__(self) -> None:
         self.static_config = self.config
-
-    clock_s: Callable[[], float] = time.perf_counter  # for durations
 
     def clock_ms(self) -> int:
         """Milliseconds since the epoch, for timestamps."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from rpk_py.metadata.state import (
     TopicState,
 )
 from rpk_py.partition import Partition
+from rpk_py.tasks import Tasks
 from rpk_py.topic_configs import LogSettings, log_settings
 from storage.errors import StorageError
 from storage.log_context import LogConfig, LogContext
@@ -50,7 +51,9 @@ class PartitionTable:
         self._trash = config.data_dir / TRASH
         self._by_name: dict[tuple[str, int], Partition] = {}
         self._by_id: dict[tuple[bytes, int], Partition] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(
+            lambda error: log.warning("cannot remove a deleted partition", reason=str(error))
+        )
         self._changing = asyncio.Lock()  # one delta, or the close, at a time
         self._cleaned = False
         self._closed = False
@@ -277,17 +280,9 @@ class PartitionTable:
     def _discard(self, directories: list[Path]) -> None:
         """Retire or delete the files of discarded partitions, in the background."""
         for directory in directories:
-            self._spawn(self._context.disk.run(empty_directory, directory, self._context.pool))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self._log.warning("cannot remove a deleted partition", reason=str(task.exception()))
+            self._tasks.spawn(
+                self._context.disk.run(empty_directory, directory, self._context.pool)
+            )
 
     async def close(self) -> None:
         """Make every partition durable, checkpoint it and close its files; then take no delta."""
@@ -299,8 +294,7 @@ class PartitionTable:
             ):
                 if isinstance(outcome, BaseException):
                     self._log.error("a partition did not close cleanly", reason=str(outcome))
-        if self._tasks:
-            await asyncio.wait(list(self._tasks))
+        await self._tasks.join()
 
 
 def _apply(partition: Partition, settings: LogSettings, log_config: LogConfig) -> None:

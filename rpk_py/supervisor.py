@@ -17,7 +17,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,14 @@ from rpk_py.log_setup import make_logger
 from rpk_py.metadata.channel import ChannelError
 from rpk_py.metadata.controller import Controller
 from rpk_py.metadata.placement import leader_counts
+from rpk_py.metadata.requests import refusal
 from rpk_py.metadata.state import Json
 from rpk_py.metadata.store import StoreError
 from rpk_py.prepare import STATUS_FILE, Prepared, prepare, random_id
 from rpk_py.shard_link import ShardLink
 from rpk_py.shard_process import FATAL_EXIT, ShardEntry, fork_shard
 from rpk_py.startup_error import StartupError
+from rpk_py.tasks import Tasks
 from storage.disk import write_file_atomic
 
 
@@ -98,7 +100,7 @@ class Supervisor:
             )
         ]
         self._controls: dict[int, socket.socket] = {}  # of shards forked before the loop ran
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._task_failed)
         self._stop_wanted = asyncio.Event()
         self._all_dead = asyncio.Event()
         self._exit_code = 0
@@ -143,7 +145,9 @@ class Supervisor:
         await self._admin.start(self._prepared.admin)
         for shard in self._shards:
             self._expect(shard)
-            shard.serving = self._spawn(self._serve_shard(shard, self._controls.pop(shard.index)))
+            shard.serving = self._tasks.spawn(
+                self._serve_shard(shard, self._controls.pop(shard.index))
+            )
         self._reap()  # those that died before the handler stood
         await self._stop_wanted.wait()
         await self._stop()
@@ -170,9 +174,9 @@ class Supervisor:
         kind = message["type"]
         if kind == "request":
             if shard.requests_open >= self._config.control_requests_max:
-                shard.send(_reply(message, _refusal(ErrorCode.REQUEST_TIMED_OUT, "Too busy.")))
+                shard.send(_reply(message, refusal(ErrorCode.REQUEST_TIMED_OUT, "Too busy.")))
             else:
-                self._spawn(self._answer(shard, message))
+                self._tasks.spawn(self._answer(shard, message))
         elif kind == "applied":
             await self._controller.acknowledge(shard.node_id, message["revision"])
         elif kind == "hello":
@@ -205,7 +209,7 @@ class Supervisor:
         except Exception:
             self._log.exception("a metadata request failed", op=message.get("op"))
             text = "The controller failed; its log says why."
-            answer = _refusal(ErrorCode.UNKNOWN_SERVER_ERROR, text)
+            answer = refusal(ErrorCode.UNKNOWN_SERVER_ERROR, text)
         finally:
             shard.requests_open -= 1
         if shard.pid == pid:  # not a successor, whose request ids are its own
@@ -248,7 +252,7 @@ class Supervisor:
             else:
                 shard.ended_by = f"signal {-code}" if code < 0 else f"exit code {code}"
                 self._expect(shard)
-                self._spawn(self._restart(shard))
+                self._tasks.spawn(self._restart(shard))
         if all(shard.pid is None for shard in self._shards):
             self._all_dead.set()
 
@@ -280,7 +284,7 @@ class Supervisor:
             except (StoreError, OSError) as error:
                 self._log.error("a shard cannot be started yet", reason=str(error))
         shard.restarts += 1
-        shard.serving = self._spawn(self._serve_shard(shard, control))
+        shard.serving = self._tasks.spawn(self._serve_shard(shard, control))
 
     def _expect(self, shard: ShardLink) -> None:
         """Leave a shard out of Metadata if it does not serve in time.
@@ -291,7 +295,7 @@ class Supervisor:
         if shard.overdue is None:
             shard.overdue = asyncio.get_running_loop().call_later(
                 self._config.restart_backoff_s_max,
-                lambda: self._spawn(self._leave_out(shard)),
+                lambda: self._tasks.spawn(self._leave_out(shard)),
             )
 
     async def _leave_out(self, shard: ShardLink) -> None:
@@ -372,9 +376,7 @@ class Supervisor:
             for shard in self._shards:
                 shard.kill()
             await self._all_dead.wait()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
         await self._admin.close()
         await self._controller.close()
         (self._config.data_dir / STATUS_FILE).unlink(missing_ok=True)
@@ -388,13 +390,19 @@ class Supervisor:
     def _ready(self) -> bool:
         return all(shard.state == shard_link.READY for shard in self._shards)
 
+    def _kafka_addresses(self) -> list[str]:
+        return [listeners.address_of(listener) for listener in self._prepared.kafka]
+
+    def _admin_address(self) -> str:
+        return listeners.address_of(self._prepared.admin)
+
     def _info(self) -> BrokerInfo:
         return BrokerInfo(
             pid=os.getpid(),
             data_dir=self._config.data_dir,
-            kafka=[listeners.address_of(listener) for listener in self._prepared.kafka],
+            kafka=self._kafka_addresses(),
             cores=[shard.core for shard in self._shards],
-            admin=listeners.address_of(self._prepared.admin),
+            admin=self._admin_address(),
             shard_pids=[shard.pid for shard in self._shards if shard.pid is not None],
             disk=_disk_words(self._shards[0].info, self._config),
             caching_nodes=[
@@ -424,8 +432,12 @@ class Supervisor:
             }
             for shard in self._shards
         ]
-        info = self._info()
-        where = {"kafka": info.kafka, "admin": info.admin, "pid": info.pid, "shards": shards}
+        where = {
+            "kafka": self._kafka_addresses(),
+            "admin": self._admin_address(),
+            "pid": os.getpid(),
+            "shards": shards,
+        }
         if self._ready():
             return True, {"status": "ready", **where}
         if self._announced:
@@ -462,17 +474,9 @@ class Supervisor:
             await asyncio.sleep(0)
         return exposition.render(rows, parts)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self._log.error("the supervisor failed", exc_info=task.exception())
-            self._fail()
+    def _task_failed(self, error: BaseException) -> None:
+        self._log.error("the supervisor failed", exc_info=error)
+        self._fail()
 
 
 def _disk_words(info: Json, config: Config) -> str:
@@ -486,7 +490,3 @@ def _disk_words(info: Json, config: Config) -> str:
 
 def _reply(request: Json, answer: Json) -> Json:
     return {"type": "reply", "id": request["id"], **answer}
-
-
-def _refusal(code: ErrorCode, text: str) -> Json:
-    return {"error_code": int(code), "error_message": text}

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rpk_py.broker_configs import BY_SETTING, BrokerConfigs, InForce, in_force, synonyms_of
+from rpk_py.broker_configs import BY_SETTING, InForce, synonyms_of
 from rpk_py.config import Config
 from rpk_py.config_types import (
     INT_MAX,
@@ -261,11 +261,8 @@ def _synonyms(config: TopicConfig, configs: Mapping[str, str], values: InForce) 
     return synonyms
 
 
-def effective(
-    configs: Mapping[str, str], static: Config, broker_configs: BrokerConfigs | None = None
-) -> list[ConfigEntry]:
-    """What CreateTopics answers: `describe` with what holds for all nodes."""
-    values = in_force(static, broker_configs or {}, None)
+def effective(configs: Mapping[str, str], values: InForce) -> list[ConfigEntry]:
+    """What CreateTopics answers: `describe`, without what only DescribeConfigs tells."""
     return [config.entry for config in describe(configs, values)]
 
 

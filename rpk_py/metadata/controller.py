@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -38,6 +38,7 @@ from rpk_py.metadata.requests import (
     encode_delete_result,
     encode_partitions_result,
     encode_topic_result,
+    refusal,
 )
 from rpk_py.metadata.state import (
     Change,
@@ -59,6 +60,7 @@ from rpk_py.metadata.topic_plan import (
 )
 from rpk_py.metric_table import WRITE_BOUNDS
 from rpk_py.metrics import Histogram
+from rpk_py.tasks import Tasks
 from rpk_py.topic_configs import TOPIC_CONFIGS
 
 PRODUCER_ID_BLOCK = 1000  # ids a shard takes at once, as in Kafka
@@ -129,7 +131,7 @@ class Controller:
         self._nodes = dict(state.nodes)  # all there are, those too that are out of the state
         self._shards: dict[int, _Shard] = {}  # by node id
         self._snapshot: tuple[int, bytes] | None = None  # encoded once for shards that start
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(lambda error: log.error("the controller failed", exc_info=error))
         self._applied_changed = asyncio.Condition()
         self._commit_lock = asyncio.Lock()
         self._thread: ThreadPoolExecutor | None = None
@@ -175,7 +177,7 @@ class Controller:
                 shard.catch_up_to = self.state.revision
             if revision >= shard.catch_up_to:
                 shard.admitted = True
-                self._spawn(self._admit(node_id, shard))
+                self._tasks.spawn(self._admit(node_id, shard))
             return
         async with self._applied_changed:
             self._applied_changed.notify_all()
@@ -225,12 +227,12 @@ class Controller:
         answer = self._ops.get(op)
         if answer is None:
             text = f"The controller does not know {op}."
-            return _refusal(ErrorCode.UNKNOWN_SERVER_ERROR, text)
+            return refusal(ErrorCode.UNKNOWN_SERVER_ERROR, text)
         try:
             return await answer(message)
         except StoreError as error:
             self._log.error("a metadata commit failed", op=op, reason=str(error))
-            return _refusal(ErrorCode.KAFKA_STORAGE_ERROR, f"The commit failed: {error}")
+            return refusal(ErrorCode.KAFKA_STORAGE_ERROR, f"The commit failed: {error}")
 
     async def _create_topics(self, message: Json) -> Json:
         specs = [decode_topic_spec(row) for row in message["topics"]]
@@ -379,7 +381,7 @@ class Controller:
     def open_store_soon(self) -> None:
         """Open the store in the background; where that fails the next commit tries again."""
         if self._opening is None or self._opening.done():
-            self._opening = self._spawn(self._open_store())
+            self._opening = self._tasks.spawn(self._open_store())
 
     async def _open_store(self) -> None:
         try:
@@ -409,22 +411,9 @@ class Controller:
 
     async def close(self) -> None:
         """Let a running commit end, then close the store."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
         async with self._commit_lock:
             self._disconnect()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self._log.error("the controller failed", exc_info=task.exception())
 
     def _disconnect(self) -> None:
         assert self._commit_lock.locked()
@@ -445,7 +434,3 @@ def _results(results: Sequence[R], encode: Callable[[R], list[Any]]) -> Json:
 
 def _timed_out(result: N) -> N:
     return result._replace(error_code=ErrorCode.REQUEST_TIMED_OUT, error_message=_UNSEEN)
-
-
-def _refusal(code: ErrorCode, text: str) -> Json:
-    return {"error_code": int(code), "error_message": text}

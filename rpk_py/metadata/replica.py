@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from kafka_protocol.errors import ErrorCode
 from rpk_py.metadata import channel
@@ -32,6 +32,7 @@ from rpk_py.metadata.requests import (
     encode_config_resource,
     encode_partitions_spec,
     encode_topic_spec,
+    refusal,
 )
 from rpk_py.metadata.state import (
     ClusterState,
@@ -41,6 +42,7 @@ from rpk_py.metadata.state import (
     decode_delta,
     decode_state,
 )
+from rpk_py.tasks import Tasks
 
 # The supervisor answers at the request's own timeout; the shard waits this much longer for that
 # more precise answer before it gives its own.
@@ -54,6 +56,7 @@ AUTO_CREATING_MAX = 100
 _TIMED_OUT = "The controller did not answer in time; the request may still take effect."
 _BUSY = "Too many metadata requests wait for the controller; try again."
 
+R = TypeVar("R")
 OnDelta: TypeAlias = Callable[[Delta | None, ClusterState], Awaitable[None] | None]
 
 
@@ -101,7 +104,7 @@ class MetadataReplica:
         self._is_lost = False
         self._auto_creating: set[str] = set()
         self._auto_waiting: list[str] = []  # of those, the ones that no request carries yet
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._task_failed)
 
     async def start(self) -> None:
         """Ask for the first snapshot and wait until this shard knows all that was answered so far:
@@ -111,8 +114,8 @@ class MetadataReplica:
 
         Raises: ConnectionError  the supervisor went away before; there is nothing to serve
         """
-        self._spawn(self._read())
-        self._spawn(self._apply_updates())
+        self._tasks.spawn(self._read())
+        self._tasks.spawn(self._apply_updates())
         self._send({"type": "hello", "node_id": self.node_id})
         await self._may_serve.wait()
         if self._is_lost:
@@ -124,9 +127,7 @@ class MetadataReplica:
 
     async def close(self) -> None:
         """Stop applying and answering; pending requests get REQUEST_TIMED_OUT."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
         self._fail_pending()
         self._writer.close()
 
@@ -134,7 +135,7 @@ class MetadataReplica:
         self, specs: Sequence[TopicSpec], timeout_ms: int, validate_only: bool
     ) -> list[TopicResult]:
         """Create topics; answers once every live shard applied them, or at the timeout."""
-        reply = await self._request(
+        return await self._ask(
             {
                 "op": "create_topics",
                 "topics": [encode_topic_spec(spec) for spec in specs],
@@ -142,34 +143,34 @@ class MetadataReplica:
                 "validate_only": validate_only,
             },
             timeout_ms,
+            decode_topic_result,
+            lambda error, text: [
+                TopicResult(name, error, text) for name in dict.fromkeys(s.name for s in specs)
+            ],
         )
-        if "results" in reply:
-            return [decode_topic_result(row) for row in reply["results"]]
-        error, text = reply["error_code"], reply["error_message"]
-        return [TopicResult(name, error, text) for name in dict.fromkeys(s.name for s in specs)]
 
     async def delete_topics(
         self, topics: Sequence[tuple[str | None, bytes | None]], timeout_ms: int
     ) -> list[DeleteResult]:
         """Delete topics given as (name, None) or (None, id); answers like create_topics."""
-        reply = await self._request(
+        return await self._ask(
             {
                 "op": "delete_topics",
                 "topics": [[name, None if id_ is None else id_.hex()] for name, id_ in topics],
                 "timeout_ms": timeout_ms,
             },
             timeout_ms,
+            decode_delete_result,
+            lambda error, text: [
+                DeleteResult(name, id_ or bytes(16), error, text) for name, id_ in topics
+            ],
         )
-        if "results" in reply:
-            return [decode_delete_result(row) for row in reply["results"]]
-        error, text = reply["error_code"], reply["error_message"]
-        return [DeleteResult(name, id_ or bytes(16), error, text) for name, id_ in topics]
 
     async def create_partitions(
         self, specs: Sequence[PartitionsSpec], timeout_ms: int, validate_only: bool
     ) -> list[PartitionsResult]:
         """Add partitions to topics; answers like create_topics."""
-        reply = await self._request(
+        return await self._ask(
             {
                 "op": "create_partitions",
                 "topics": [encode_partitions_spec(spec) for spec in specs],
@@ -177,11 +178,11 @@ class MetadataReplica:
                 "validate_only": validate_only,
             },
             timeout_ms,
+            decode_partitions_result,
+            lambda error, text: [
+                PartitionsResult(name, error, text) for name in dict.fromkeys(s.name for s in specs)
+            ],
         )
-        if "results" in reply:
-            return [decode_partitions_result(row) for row in reply["results"]]
-        error, text = reply["error_code"], reply["error_message"]
-        return [PartitionsResult(n, error, text) for n in dict.fromkeys(s.name for s in specs)]
 
     async def alter_configs(
         self, resources: Sequence[ConfigResource], incremental: bool, validate_only: bool
@@ -190,7 +191,7 @@ class MetadataReplica:
 
         incremental  False: what is not given goes back to its default
         """
-        reply = await self._request(
+        return await self._ask(
             {
                 "op": "alter_configs",
                 "resources": [encode_config_resource(resource) for resource in resources],
@@ -199,11 +200,9 @@ class MetadataReplica:
                 "validate_only": validate_only,
             },
             _ALTER_TIMEOUT_MS,
+            decode_config_result,
+            lambda error, text: [ConfigResult(r.kind, r.name, error, text) for r in resources],
         )
-        if "results" in reply:
-            return [decode_config_result(row) for row in reply["results"]]
-        error, text = reply["error_code"], reply["error_message"]
-        return [ConfigResult(r.kind, r.name, error, text) for r in resources]
 
     async def allocate_producer_ids(self) -> tuple[int, int]:
         """A block of producer ids that nobody else gets: (first id, count).
@@ -225,7 +224,7 @@ class MetadataReplica:
         if len(self._auto_creating) >= AUTO_CREATING_MAX:
             return  # the client asks again
         if not self._auto_creating:
-            self._spawn(self._auto_create())
+            self._tasks.spawn(self._auto_create())
         self._auto_creating.add(name)
         self._auto_waiting.append(name)
 
@@ -243,9 +242,22 @@ class MetadataReplica:
                     )
             self._auto_creating.difference_update(names)
 
+    async def _ask(
+        self,
+        message: Json,
+        timeout_ms: int,
+        decode: Callable[[list[Any]], R],
+        refused: Callable[[int, str], list[R]],
+    ) -> list[R]:
+        """The results of a request, or what `refused` makes of an error of all of it."""
+        reply = await self._request(message, timeout_ms)
+        if "results" in reply:
+            return [decode(row) for row in reply["results"]]
+        return refused(reply["error_code"], reply["error_message"])
+
     async def _request(self, message: Json, timeout_ms: int) -> Json:
         if len(self._pending) >= self._requests_max:
-            return {"error_code": int(ErrorCode.REQUEST_TIMED_OUT), "error_message": _BUSY}
+            return refusal(ErrorCode.REQUEST_TIMED_OUT, _BUSY)
         request_id = self._next_request_id
         self._next_request_id += 1
         future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
@@ -254,7 +266,7 @@ class MetadataReplica:
             self._send({"type": "request", "id": request_id, **message})
             return await asyncio.wait_for(future, max(timeout_ms, 0) / 1000 + _REPLY_GRACE_S)
         except TimeoutError:
-            return {"error_code": int(ErrorCode.REQUEST_TIMED_OUT), "error_message": _TIMED_OUT}
+            return refusal(ErrorCode.REQUEST_TIMED_OUT, _TIMED_OUT)
         finally:
             self._pending.pop(request_id, None)
 
@@ -276,7 +288,7 @@ class MetadataReplica:
                 if future is not None and not future.done():
                     future.set_result(message)
             elif kind == "metrics_request":
-                self._spawn(self._send_metrics())
+                self._tasks.spawn(self._send_metrics())
             elif kind == "stop":
                 self.on_stop()
         self._lose()
@@ -340,19 +352,11 @@ class MetadataReplica:
     def _fail_pending(self) -> None:
         for future in self._pending.values():
             if not future.done():
-                code = int(ErrorCode.REQUEST_TIMED_OUT)
-                future.set_result({"error_code": code, "error_message": _TIMED_OUT})
+                future.set_result(refusal(ErrorCode.REQUEST_TIMED_OUT, _TIMED_OUT))
 
-    def _spawn(self, coroutine: Any) -> None:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            self._log.error("the metadata replica failed", exc_info=task.exception())
-            self._lose()
+    def _task_failed(self, error: BaseException) -> None:
+        self._log.error("the metadata replica failed", exc_info=error)
+        self._lose()
 
     def _lose(self) -> None:
         """No update and no reply will come any more: end every wait for one."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from kafka_protocol.errors import ErrorCode
 from rpk_py.config_types import ConfigEntry
+from rpk_py.metadata.state import Json
 
 MESSAGE_CHARS_MAX = 1000  # a name or value in it may be of any length, and old versions carry 32 KB
 
@@ -209,3 +210,8 @@ def encode_config_result(result: ConfigResult) -> list[Any]:
 def decode_config_result(row: list[Any]) -> ConfigResult:
     """Inverse of encode_config_result."""
     return ConfigResult(*row)
+
+
+def refusal(code: ErrorCode, text: str) -> Json:
+    """The answer to a request that failed as a whole."""
+    return {"error_code": int(code), "error_message": text}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from kafka_protocol.errors import ErrorCode
 from rpk_py import topic_configs
-from rpk_py.broker_configs import effective_config
+from rpk_py.broker_configs import InForce, in_force
 from rpk_py.config import SHARDS_PER_HOST_MAX, Config
 from rpk_py.metadata.placement import leader_counts, led_by, place
 from rpk_py.metadata.requests import (
@@ -44,8 +44,7 @@ class _Plan:
     """A CreateTopics request in the making: what earlier topics of it already take."""
 
     state: ClusterState
-    static: Config
-    config: Config  # with the dynamic broker configs that hold for all nodes
+    values: InForce  # the broker configs that hold for all nodes
     new_id: Callable[[], bytes]
     counts: dict[int, int]  # node id -> partitions led, planned ones included
     collisions: dict[str, str]  # name with '.' as '_' -> name
@@ -68,8 +67,7 @@ def plan_create_topics(
     counts = leader_counts(state.topics.values(), sorted(state.nodes))
     plan = _Plan(
         state,
-        config,
-        effective_config(config, state.broker_configs, None),
+        in_force(config, state.broker_configs, None),
         new_id,
         counts,
         {name.replace(".", "_"): name for name in state.topics},
@@ -116,7 +114,7 @@ def _plan_topic(plan: _Plan, spec: TopicSpec) -> TopicResult:
         topic_id=topic.topic_id,
         num_partitions=partition_count,
         replication_factor=1,
-        configs=topic_configs.effective(configs, plan.static, plan.state.broker_configs),
+        configs=topic_configs.effective(configs, plan.values),
     )
 
 
@@ -188,10 +186,10 @@ def _partition_count(plan: _Plan, spec: TopicSpec) -> int:
                 ErrorCode.INVALID_PARTITIONS,
                 "Number of partitions must be larger than 0, or -1 to use the default value.",
             )
-        count = plan.config.default_partitions
+        count = plan.values.config.default_partitions
         if spec.num_partitions != -1:
             count = spec.num_partitions
-    most = plan.config.partitions_per_topic_max
+    most = plan.values.config.partitions_per_topic_max
     if count > most:
         raise Refused(
             ErrorCode.INVALID_PARTITIONS,
@@ -202,7 +200,7 @@ def _partition_count(plan: _Plan, spec: TopicSpec) -> int:
             ErrorCode.POLICY_VIOLATION,
             f"One request may create at most {most} partitions (partitions_per_topic_max).",
         )
-    most = plan.config.partitions_max
+    most = plan.values.config.partitions_max
     if plan.total_partitions + count > most:
         raise Refused(ErrorCode.POLICY_VIOLATION, f"The broker may have at most {most} partitions.")
     return count
@@ -275,7 +273,7 @@ def plan_create_partitions(
 
     Source: the checks and their order are ReplicationControlManager.createPartitions'; limits ours
     """
-    config = effective_config(config, state.broker_configs, None)
+    config = in_force(config, state.broker_configs, None).config
     names = Counter(spec.name for spec in specs)
     counts = leader_counts(state.topics.values(), sorted(state.nodes))
     room = config.partitions_max - sum(len(topic.partitions) for topic in state.topics.values())

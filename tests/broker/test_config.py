@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rpk_py import topic_configs
+from rpk_py.broker_configs import in_force
 from rpk_py.config import SETTINGS, Config, ConfigError, Setting, parse_setting
 from rpk_py.config_types import SOURCE_DEFAULT, SOURCE_STATIC, SOURCE_TOPIC
 
@@ -231,7 +232,8 @@ def test_a_topics_own_config_wins_over_the_brokers_and_that_over_the_default() -
 
 def test_effective_configs_say_where_each_value_comes_from() -> None:
     config = Config(data_dir=DIR, flush_ms=7)
-    entries = {e.name: e for e in topic_configs.effective({"segment.bytes": "20000"}, config)}
+    values = in_force(config, {}, None)
+    entries = {e.name: e for e in topic_configs.effective({"segment.bytes": "20000"}, values)}
     assert entries["segment.bytes"][1:4] == ("20000", False, SOURCE_TOPIC)
     assert entries["flush.ms"][1:4] == ("7", False, SOURCE_STATIC)
     assert entries["retention.ms"][3] == SOURCE_DEFAULT
