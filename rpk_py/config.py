@@ -349,19 +349,28 @@ class Config:
         low=0.001,
         high=3600.0,
     )
+    shard_silent_s_max: float = _setting(
+        10.0,
+        "a shard that metadata changes wait for, and that gives no sign of life for so long, is"
+        " killed and started again",
+        low=0.1,
+        high=3600.0,
+    )
     control_requests_max: int = _setting(
         1000, "metadata requests of one shard that wait for the controller", low=1, high=1_000_000
     )
     control_queue_max: int = _setting(
         1024,
-        "metadata changes that wait for a slow shard; beyond it, it gets the whole state anew",
+        "metadata changes that wait for a slow shard; beyond it, or beyond control_frame_bytes_max"
+        " of bytes, it gets the whole state anew",
         low=1,
         high=1_000_000,
     )
     control_frame_bytes_max: int = _setting(
         256 * MIB,
-        "largest message between the supervisor and a shard",
-        low=64 * KIB,
+        "largest message between the supervisor and a shard, and so of all the metadata: clients"
+        " may add to it while it is below 3/4 of this",
+        low=1 * MIB,
         high=_INT32_MAX,
     )
     admin_connections_max: int = _setting(64, "HTTP connections at a time", low=1, high=10_000)

@@ -99,6 +99,13 @@ _BROKER = Group(
                 "The log says what ended it.",
             ),
             (
+                "rpk_shard_hung_total",
+                "counter",
+                "Times that the shard was killed because it gave no sign of life"
+                " (shard_silent_s_max).",
+                "Something held up its loop: a stopped process, a core that is overcommitted.",
+            ),
+            (
                 "rpk_control_queue_messages",
                 "gauge",
                 "Messages (metadata changes, replies) that wait to be sent to the shard.",

@@ -17,12 +17,13 @@ from typing import Any
 
 from rpk_py import cores, data_dir, listeners
 from rpk_py.config import Config
-from rpk_py.metadata.controller import start_leadership_blocking
+from rpk_py.metadata.controller import encode_snapshot, start_leadership_blocking
 from rpk_py.metadata.sqlite_store import SqliteStore
 from rpk_py.metadata.state import ClusterState, NodeState
 from rpk_py.metadata.store import StoreError
 from rpk_py.startup_error import StartupError
 from storage.backend import probe_liburing
+from storage.disk import open_segment
 
 METADATA_FILE = "metadata.db"
 STATUS_FILE = "broker.json"
@@ -58,7 +59,7 @@ def prepare(config: Config, log: Any) -> Prepared:
 
 
 def _prepare_locked(config: Config, lock_fd: int, log: Any) -> Prepared:
-    (config.data_dir / STATUS_FILE).unlink(missing_ok=True)
+    _remove_status(config.data_dir / STATUS_FILE)
     config, refusal = _probe_disk(config)
     kafka = listeners.bind_shards(config)
     admin = listeners.bind(
@@ -78,14 +79,46 @@ def _prepare_locked(config: Config, lock_fd: int, log: Any) -> Prepared:
     except StoreError as error:
         raise StartupError(str(error)) from None
     store.close()
+    _check_size(state, config.control_frame_bytes_max)
     try:
         data_dir.drop_unused_pools(config.data_dir, config.node_ids)
     except OSError as error:
         log.warning("retired segments of former shards cannot be deleted", reason=str(error))
     if refusal is not None:
         log.warning("io_uring is not used: disk I/O runs in threads", reason=refusal)
+    _warn_of_buffered_io(config.data_dir, log)
     claimed, core_fds = cores.claim(config, log.warning)
     return Prepared(config, state, store, kafka, admin, lock_fd, claimed, core_fds)
+
+
+def _remove_status(path: Path) -> None:
+    """Nothing of a broker before must look like this one's.  Raises: StartupError"""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StartupError(f"cannot remove {path}: {error.strerror} (remove it by hand)") from None
+
+
+def _warn_of_buffered_io(path: Path, log: Any) -> None:
+    """Say it where the file system takes no Direct I/O; any regular file of it tells."""
+    fd, direct = open_segment(path / data_dir.LOCK_NAME)
+    os.close(fd)
+    if not direct:
+        log.warning(
+            "Direct I/O is not used: records pass through the page cache",
+            reason=f"the file system of {path} refuses O_DIRECT",
+            cost="as durable, every write is O_DSYNC; the kernel copies each record and keeps it",
+        )
+
+
+def _check_size(state: ClusterState, frame_bytes_max: int) -> None:
+    """Every shard is sent the whole metadata.  Raises: StartupError  it could not be"""
+    size = len(encode_snapshot(state))
+    if size > frame_bytes_max:
+        raise StartupError(
+            f"the metadata takes {size} bytes as a message, and control_frame_bytes_max is"
+            f" {frame_bytes_max} (set it to {2 * size} or more)"
+        )
 
 
 def _refuse_unknown_partitions(path: Path) -> None:

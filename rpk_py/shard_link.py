@@ -2,7 +2,8 @@
 
 Which process: supervisor.  Invariants: `send` never blocks and its queue is bounded: deltas for a
 shard that does not keep up are dropped and replaced by one snapshot, taken when there is room;
-`pid` is set exactly while the process was not reaped.
+`pid` is set exactly while the process was not reaped; what was queued for one life never reaches
+the next.
 """
 
 from __future__ import annotations
@@ -49,53 +50,78 @@ class ShardLink:
         self.ended_by = ""  # how its last life ended
         self.serving: asyncio.Task[None] | None = None  # reads the channel of its present life
         self.overdue: asyncio.TimerHandle | None = None  # until it serves
+        self.heard = False  # a message came since the supervisor looked last
+        self.silent_checks = 0  # times in a row that it was behind, and nothing had come
+        self.hung_count = 0  # lives that were ended for that
         self.requests_open = 0
         self.requests: dict[str, int] = {}  # by operation, of all its lives
         self._config = config
         self._snapshot = snapshot
         self._queue: deque[tuple[bool, bytes]] = deque()  # (is a delta, frame)
+        self._delta_bytes = 0  # of the deltas in the queue
         self._snapshot_due = False
         self._wake = asyncio.Event()
-        self._writer: asyncio.StreamWriter | None = None
         self._metrics: asyncio.Future[list[Json] | None] | None = None  # asked for, not all here
         self._metrics_parts: list[Json] = []
+
+    def begin(self, pid: int) -> None:
+        """A new life, of this process."""
+        assert self.pid is None
+        self.pid = pid
+        self.state = STARTING
+        self.silent_checks = 0
+        self._clear()
 
     async def run(self, control: socket.socket, on_message: Callable[[Json], Any]) -> None:
         """Serve one life of the shard's control channel; returns at its end.
 
         on_message  called with each message, in order; awaited
-        Raises:     ChannelError  the shard sent nonsense
+        Raises:     ChannelError  the shard sent nonsense; whatever else on_message, or the making
+                    of a snapshot, has raised
         """
         reader, writer = await asyncio.open_unix_connection(sock=control)
-        self._writer = writer
         sender = asyncio.ensure_future(self._send_queued(writer))
         try:
             while True:
-                message = await channel.read_message(reader, self._config.control_frame_bytes_max)
-                if message is None:
-                    return
-                await on_message(message)
+                read = await channel.read_message(reader, self._config.control_frame_bytes_max)
+                if read is None:
+                    break
+                self.heard = True
+                await on_message(read[0])
         finally:
             sender.cancel()
             await asyncio.wait([sender])
-            writer.close()
-            self._writer = None
-            self._queue.clear()
-            self._snapshot_due = False
+            self._clear()
             if self._metrics is not None:
                 self._metrics.cancel()
                 self._metrics = None
+        if not sender.cancelled():
+            sender.result()
 
-    def send(self, message: Json) -> None:
-        """Queue one message; lost if the shard dies before."""
-        self._queue.append((False, channel.encode_message(message)))
+    def _clear(self) -> None:
+        self._queue.clear()
+        self._delta_bytes = 0
+        self._snapshot_due = False
+
+    def send(self, message: Json) -> bool:
+        """Queue one message; lost if the shard dies before.  False: it is too large to be sent."""
+        frame = channel.encode_message(message)
+        if len(frame) > self._config.control_frame_bytes_max:
+            return False
+        self._queue.append((False, frame))
         self._wake.set()
+        return True
 
     def send_delta(self, frame: bytes) -> None:
-        """Queue one framed delta; beyond the limit a snapshot takes the place of all of them."""
+        """Queue one framed delta; beyond the limits, of their number and of their bytes, a snapshot
+        takes the place of all of them."""
         if self._snapshot_due:
             return  # the snapshot will hold it
-        if len(self._queue) >= self._config.control_queue_max:
+        self._delta_bytes += len(frame)
+        if (
+            len(self._queue) >= self._config.control_queue_max
+            or self._delta_bytes > self._config.control_frame_bytes_max
+        ):
             self.send_snapshot()
         else:
             self._queue.append((True, frame))
@@ -104,6 +130,7 @@ class ShardLink:
     def send_snapshot(self) -> None:
         """Send the whole state once the queue is empty, and none of the deltas before it."""
         self._queue = deque(item for item in self._queue if not item[0])
+        self._delta_bytes = 0
         self._snapshot_due = True
         self._wake.set()
 
@@ -114,7 +141,8 @@ class ShardLink:
                 self._wake.clear()
                 while self._queue or self._snapshot_due:
                     if self._queue:
-                        _, frame = self._queue.popleft()
+                        is_delta, frame = self._queue.popleft()
+                        self._delta_bytes -= len(frame) if is_delta else 0
                     else:
                         self._snapshot_due = False
                         frame = self._snapshot()
@@ -122,6 +150,8 @@ class ShardLink:
                     await writer.drain()
         except ConnectionError:
             return  # the shard died; the supervisor sees it by its exit
+        finally:
+            writer.close()  # whatever ended this: who reads learns of it
 
     async def fetch_metrics(self) -> list[Json] | None:
         """The parts of the shard's snapshot, or None if it failed or they are not all here in time.

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import itertools
 import os
+import resource
 import signal
 import socket
 import sys
@@ -25,6 +27,7 @@ from rpk_py.config import Config
 FATAL_EXIT = 78
 CRASH_EXIT = 70
 _PR_SET_PDEATHSIG = 1
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)  # by the supervisor's loop
 
 # run(config, shard_index, node_id, listener, control) -> exit code
 ShardEntry: TypeAlias = Callable[[Config, int, int, socket.socket, socket.socket], int]
@@ -49,13 +52,18 @@ def fork_shard(
     supervisor_pid = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
+    # Until the child has let go of them, the supervisor's handlers are its own: what it was sent
+    # would wake the supervisor's loop, by the socket that both share, to act on it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
     try:
         pid = os.fork()
     except OSError:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         ours.close()
         theirs.close()
         raise
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         theirs.close()
         ours.setblocking(False)
         return pid, ours
@@ -81,6 +89,7 @@ def _leave_supervisor(supervisor_pid: int, keep: list[int], core: int | None) ->
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
     # A restarted shard is forked inside a callback of the supervisor's loop, which is not ours.
     asyncio._set_running_loop(None)
     asyncio.set_event_loop(None)
@@ -100,8 +109,15 @@ def _die_with_parent(supervisor_pid: int) -> None:
 def _close_others(keep: set[int]) -> None:
     """Close every descriptor that is not ours: other shards' listeners and control sockets, the
     supervisor's loop.  At the level of the system: their Python objects stay, unused."""
-    for name in os.listdir("/proc/self/fd"):
-        fd = int(name)
+    try:
+        open_fds = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:  # a bare chroot has no /proc
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        bounds = [-1, *sorted(keep), limit]
+        for below, above in itertools.pairwise(bounds):
+            os.closerange(below + 1, above)
+        return
+    for fd in open_fds:
         if fd not in keep:
             try:
                 os.close(fd)

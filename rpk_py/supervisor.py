@@ -4,8 +4,9 @@ Which process: this one, a plain asyncio process that never touches a record.
 Start: lock the data directory, probe the disk backend, bind every port, commit the leader epochs,
 fork the shards (before any loop or thread exists), and only then run a loop.
 Invariants: shards serve only after their leader epochs are committed; a fork happens only while
-the controller is quiesced; a shard never outlives this process; SIGTERM and SIGINT stop
-gracefully, a second one at once.
+the controller is quiesced; a shard never outlives this process; a shard that hangs while changes
+wait for it is killed, which starts it again; SIGTERM and SIGINT stop gracefully, a second one at
+once; an exception that nobody foresaw ends the broker.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from rpk_py.shard_process import FATAL_EXIT, ShardEntry, fork_shard
 from rpk_py.startup_error import StartupError
 from rpk_py.tasks import Tasks
 from storage.disk import write_file_atomic
+
+SILENT_CHECKS_MAX = 4  # looks at a shard that is behind, before it counts as hung
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ class Supervisor:
                 zip(prepared.kafka, prepared.cores, strict=True)
             )
         ]
-        self._controls: dict[int, socket.socket] = {}  # of shards forked before the loop ran
+        self._controls: dict[int, tuple[int, socket.socket]] = {}  # of those forked before a loop
         self._tasks = Tasks(self._task_failed)
         self._stop_wanted = asyncio.Event()
         self._all_dead = asyncio.Event()
@@ -115,8 +118,8 @@ class Supervisor:
         for shard in self._shards:
             self._controls[shard.index] = self._fork(shard)
 
-    def _fork(self, shard: ShardLink) -> socket.socket:
-        assert shard.pid is None
+    def _fork(self, shard: ShardLink) -> tuple[int, socket.socket]:
+        """A new life of a shard: its process, and our end of its control channel."""
         pid, control = fork_shard(
             self._entry,
             self._config,
@@ -126,16 +129,20 @@ class Supervisor:
             shard.core,
             self._log,
         )
-        shard.pid = pid
-        shard.state = shard_link.STARTING
+        shard.begin(pid)
         self._all_dead.clear()
-        return control
+        return pid, control
 
     async def serve(self) -> int:
         """Supervise until a signal or a fatal error; returns the exit code."""
         loop = asyncio.get_running_loop()
         self._controller = Controller(
-            self._config, self._state, self._prepared.store, random_id, self._log
+            self._config,
+            self._state,
+            self._prepared.store,
+            random_id,
+            self._log,
+            self._task_failed,
         )
         self._controller.open_store_soon()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -146,18 +153,18 @@ class Supervisor:
         for shard in self._shards:
             self._expect(shard)
             shard.serving = self._tasks.spawn(
-                self._serve_shard(shard, self._controls.pop(shard.index))
+                self._serve_shard(shard, *self._controls.pop(shard.index))
             )
+        watch = self._tasks.spawn(self._end_hung_shards())
         self._reap()  # those that died before the handler stood
         await self._stop_wanted.wait()
+        watch.cancel()  # a stop has a time limit of its own
         await self._stop()
         return self._exit_code
 
     # The life of a shard.
 
-    async def _serve_shard(self, shard: ShardLink, control: socket.socket) -> None:
-        pid = shard.pid
-
+    async def _serve_shard(self, shard: ShardLink, pid: int, control: socket.socket) -> None:
         async def on_message(message: Json) -> None:
             if shard.pid == pid:  # what a dead shard has left in its socket counts no more
                 await self._on_message(shard, message)
@@ -178,7 +185,7 @@ class Supervisor:
             else:
                 self._tasks.spawn(self._answer(shard, message))
         elif kind == "applied":
-            await self._controller.acknowledge(shard.node_id, message["revision"])
+            self._controller.acknowledge(shard.node_id, message["revision"])
         elif kind == "hello":
             shard.state = shard_link.RECOVERING
             self._controller.attach(shard.node_id, shard)
@@ -186,8 +193,11 @@ class Supervisor:
             shard.send_snapshot()
         elif kind == "metrics":
             shard.metrics_arrived(message)
+        elif kind == "alive":
+            pass  # that it came is the message
         elif kind == "ready":
             shard.state = shard_link.READY
+            self._controller.serves(shard.node_id)
             shard.info = message["info"]
             shard.ready_since_s = asyncio.get_running_loop().time()
             if shard.overdue is not None:
@@ -212,8 +222,11 @@ class Supervisor:
             answer = refusal(ErrorCode.UNKNOWN_SERVER_ERROR, text)
         finally:
             shard.requests_open -= 1
-        if shard.pid == pid:  # not a successor, whose request ids are its own
-            shard.send(_reply(message, answer))
+        if shard.pid != pid:
+            return  # a successor has request ids of its own
+        if not shard.send(_reply(message, answer)):
+            text = "It is done, but the answer is too large to be sent (control_frame_bytes_max)."
+            shard.send(_reply(message, refusal(ErrorCode.UNKNOWN_SERVER_ERROR, text)))
 
     async def _announce(self) -> None:
         """Once all shards serve: broker.json, and the first time the banner."""
@@ -242,6 +255,7 @@ class Supervisor:
             if code is None:
                 continue
             shard.state = shard_link.DEAD
+            self._controller.detach(shard.node_id)
             if self._stop_wanted.is_set():
                 self._log.debug("a shard ended", node_id=shard.node_id, code=code)
                 if code:
@@ -272,19 +286,44 @@ class Supervisor:
         )
         if shard.serving is not None:
             await asyncio.wait([shard.serving])  # its channel ends with it
-        await self._controller.detach(shard.node_id)
         while True:
             await asyncio.sleep(shard.backoff_s)
             again_s = max(2 * shard.backoff_s, self._config.restart_backoff_s)
             shard.backoff_s = min(again_s, longest_s)
             try:
                 await self._controller.take_leadership(shard.node_id)
-                control = await self._fork_again(shard)
+                life = await self._fork_again(shard)
                 break
             except (StoreError, OSError) as error:
                 self._log.error("a shard cannot be started yet", reason=str(error))
-        shard.restarts += 1
-        shard.serving = self._tasks.spawn(self._serve_shard(shard, control))
+        if life is not None:
+            shard.restarts += 1
+            shard.serving = self._tasks.spawn(self._serve_shard(shard, *life))
+
+    async def _end_hung_shards(self) -> None:
+        """Kill a shard that owes an acknowledgement and gives no sign of life; it is then started
+        again.  Whoever changes something would wait for it, and what it serves may be outdated.
+
+        A shard says every now and then that its loop turns.  Its silence is counted in looks and
+        not in time: when all of us were suspended, one look finds nothing, and the next one does.
+        """
+        while True:
+            await asyncio.sleep(self._config.shard_silent_s_max / SILENT_CHECKS_MAX)
+            for shard in self._shards:
+                if shard.heard or not self._controller.is_behind(shard.node_id):
+                    shard.silent_checks = 0
+                else:
+                    shard.silent_checks += 1
+                shard.heard = False
+                if shard.silent_checks == SILENT_CHECKS_MAX:
+                    shard.hung_count += 1
+                    self._log.error(
+                        "a shard hangs: it is killed",
+                        node_id=shard.node_id,
+                        pid=shard.pid,
+                        silent_s=self._config.shard_silent_s_max,
+                    )
+                    shard.kill()
 
     def _expect(self, shard: ShardLink) -> None:
         """Leave a shard out of Metadata if it does not serve in time.
@@ -300,7 +339,7 @@ class Supervisor:
 
     async def _leave_out(self, shard: ShardLink) -> None:
         shard.overdue = None  # its next life has a time of its own
-        while shard.state != shard_link.READY:
+        while shard.state != shard_link.READY and not self._stop_wanted.is_set():
             try:
                 if await self._controller.leave_out(shard.node_id):
                     self._log.warning(
@@ -313,22 +352,20 @@ class Supervisor:
                 self._log.error("a shard cannot be left out of Metadata", reason=str(error))
                 await asyncio.sleep(self._config.restart_backoff_s_max)
 
-    async def _fork_again(self, shard: ShardLink) -> socket.socket:
-        """Fork while nothing but this thread exists.
+    async def _fork_again(self, shard: ShardLink) -> tuple[int, socket.socket] | None:
+        """Fork while nothing but this thread exists; None: the broker stops.
 
         From a plain callback of the loop and not from this task, because the child runs a loop
         of its own and must not find itself inside a task of ours.
         """
         loop = asyncio.get_running_loop()
-        forked: asyncio.Future[socket.socket] = loop.create_future()
+        forked: asyncio.Future[tuple[int, socket.socket] | None] = loop.create_future()
 
         def fork() -> None:
             if forked.cancelled():
                 return  # nobody would hold the control socket
             try:
-                if self._stop_wanted.is_set():
-                    raise OSError("the broker stops")
-                forked.set_result(self._fork(shard))
+                forked.set_result(None if self._stop_wanted.is_set() else self._fork(shard))
             except Exception as error:  # whatever it is, the commits go on and somebody hears of it
                 forked.set_exception(error)
 
@@ -339,8 +376,9 @@ class Supervisor:
         except BaseException:
             if forked.done() and not forked.cancelled() and forked.exception() is None:
                 # Cancelled right after the fork: a shard without its channel must not live.
-                forked.result().close()
-                shard.kill()
+                if (life := forked.result()) is not None:
+                    life[1].close()
+                    shard.kill()
             raise
 
     # The end.
@@ -379,7 +417,10 @@ class Supervisor:
         await self._tasks.cancel()
         await self._admin.close()
         await self._controller.close()
-        (self._config.data_dir / STATUS_FILE).unlink(missing_ok=True)
+        try:
+            (self._config.data_dir / STATUS_FILE).unlink(missing_ok=True)
+        except OSError as error:
+            self._log.warning("cannot remove broker.json", reason=str(error))
         self._log.info("stopped")
 
     # What others see.
@@ -464,6 +505,7 @@ class Supervisor:
             "rpk_metadata_commit_seconds": [[self._controller.commit_seconds.snapshot()]],
             "rpk_shard_up": [[str(s.node_id), int(s.node_id in parts)] for s in self._shards],
             "rpk_shard_restarts_total": [[str(s.node_id), s.restarts] for s in self._shards],
+            "rpk_shard_hung_total": [[str(s.node_id), s.hung_count] for s in self._shards],
             "rpk_control_queue_messages": [[str(s.node_id), s.queued_count] for s in self._shards],
             "rpk_control_requests_total": [
                 [op, str(s.node_id), n] for s in self._shards for op, n in s.requests.items()

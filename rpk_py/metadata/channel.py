@@ -4,7 +4,7 @@ Which process: both ends.  Frame: 4-byte big-endian length, then one JSON object
 Invariants: a frame is never longer than `frame_bytes_max`; the reader awaits only the socket,
 the writer never awaits, so neither end can hold up the other's loop.
 
-Shard to supervisor: hello, ready, request, applied, snapshot_request, metrics.
+Shard to supervisor: hello, ready, alive, request, applied, snapshot_request, metrics.
 Supervisor to shard: snapshot, delta, serve, reply, metrics_request, stop.
 """
 
@@ -29,8 +29,10 @@ def encode_message(message: Json) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-async def read_message(reader: asyncio.StreamReader, frame_bytes_max: int) -> Json | None:
-    """The next message, or None when the other end is gone.
+async def read_message(
+    reader: asyncio.StreamReader, frame_bytes_max: int
+) -> tuple[Json, int] | None:
+    """The next message and its size in bytes, or None when the other end is gone.
 
     Raises: ChannelError  for a frame that is too long or not a JSON object
     """
@@ -44,4 +46,4 @@ async def read_message(reader: asyncio.StreamReader, frame_bytes_max: int) -> Js
     message = json.loads(body)
     if not isinstance(message, dict):
         raise ChannelError("control message is not an object")
-    return message
+    return message, size

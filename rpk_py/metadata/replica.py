@@ -5,13 +5,15 @@ Which process: a shard.  The replica reads deltas from the control channel, appl
 revision.  Nothing on the data path waits for the supervisor: reads of `state` are local, and
 requests are answered with REQUEST_TIMED_OUT by the shard itself when the supervisor is slow.
 Invariants: deltas are applied in revision order, one at a time, callbacks included; after a
-gap nothing is applied until a snapshot came; an acknowledged revision is fully applied here.
+gap nothing is applied until a snapshot came; an acknowledged revision is fully applied here; what
+the supervisor sends is always read, so a stop is heard whatever else goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -55,6 +57,7 @@ _ALTER_TIMEOUT_MS = 30_000  # these requests carry no timeout of their own
 AUTO_CREATING_MAX = 100
 _TIMED_OUT = "The controller did not answer in time; the request may still take effect."
 _BUSY = "Too many metadata requests wait for the controller; try again."
+_TOO_LARGE = "The request is too large for the controller (control_frame_bytes_max)."
 
 R = TypeVar("R")
 OnDelta: TypeAlias = Callable[[Delta | None, ClusterState], Awaitable[None] | None]
@@ -82,6 +85,7 @@ class MetadataReplica:
         requests_max: int = 1000,
         queue_max: int = 1024,
         frame_bytes_max: int = 256 * 1024 * 1024,
+        alive_interval_s: float = 1.0,
     ) -> None:
         self.node_id = node_id
         self.state = ClusterState()
@@ -94,10 +98,13 @@ class MetadataReplica:
         self._log = log
         self._requests_max = requests_max
         self._frame_bytes_max = frame_bytes_max
+        self._alive_interval_s = alive_interval_s
         self._pending: dict[int, asyncio.Future[Json]] = {}
         self._next_request_id = 1
-        self._updates: asyncio.Queue[Json] = asyncio.Queue(queue_max)
+        self._updates: asyncio.Queue[tuple[Json, int]] = asyncio.Queue(queue_max)  # and its size
+        self._update_bytes = 0  # of those in the queue
         self._applied = -1  # revision whose callbacks have ended
+        self._updates_lost = False  # some did not fit: a snapshot makes up for them
         self._snapshot_wanted = True  # nothing is applied before the first snapshot
         self._serve_from: int | None = None  # revision; before it is applied nothing is served
         self._may_serve = asyncio.Event()
@@ -116,6 +123,7 @@ class MetadataReplica:
         """
         self._tasks.spawn(self._read())
         self._tasks.spawn(self._apply_updates())
+        self._tasks.spawn(self._say_alive())
         self._send({"type": "hello", "node_id": self.node_id})
         await self._may_serve.wait()
         if self._is_lost:
@@ -260,11 +268,25 @@ class MetadataReplica:
             return refusal(ErrorCode.REQUEST_TIMED_OUT, _BUSY)
         request_id = self._next_request_id
         self._next_request_id += 1
+        wait_s = max(timeout_ms, 0) / 1000 + _REPLY_GRACE_S
+        frame = channel.encode_message(
+            {
+                "type": "request",
+                "id": request_id,
+                "give_up_s": time.monotonic() + wait_s,  # later it must not take effect any more
+                **message,
+            }
+        )
+        if len(frame) > self._frame_bytes_max:
+            return refusal(ErrorCode.POLICY_VIOLATION, _TOO_LARGE)
+        if self._unsent_bytes + len(frame) > self._frame_bytes_max:
+            return refusal(ErrorCode.REQUEST_TIMED_OUT, _BUSY)  # the supervisor stands still
         future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
         self._pending[request_id] = future
         try:
-            self._send({"type": "request", "id": request_id, **message})
-            return await asyncio.wait_for(future, max(timeout_ms, 0) / 1000 + _REPLY_GRACE_S)
+            if not self._writer.is_closing():
+                self._writer.write(frame)
+            return await asyncio.wait_for(future, wait_s)
         except TimeoutError:
             return refusal(ErrorCode.REQUEST_TIMED_OUT, _TIMED_OUT)
         finally:
@@ -272,14 +294,13 @@ class MetadataReplica:
 
     async def _read(self) -> None:
         while True:
-            message = await channel.read_message(self._reader, self._frame_bytes_max)
-            if message is None:
+            read = await channel.read_message(self._reader, self._frame_bytes_max)
+            if read is None:
                 break
+            message, size = read
             kind = message["type"]
             if kind in ("snapshot", "delta"):
-                # Blocks when the shard is far behind: the supervisor then coalesces deltas into
-                # a snapshot.  Replies wait behind them, which their timeouts cover.
-                await self._updates.put(message)
+                self._take_update(message, size)
             elif kind == "serve":
                 self._serve_from = message["revision"]
                 self._check_serve()
@@ -292,6 +313,14 @@ class MetadataReplica:
             elif kind == "stop":
                 self.on_stop()
         self._lose()
+
+    def _take_update(self, message: Json, size: int) -> None:
+        fits = self._update_bytes + size <= self._frame_bytes_max or self._updates.empty()
+        if self._updates.full() or not fits:
+            self._updates_lost = True
+            return
+        self._update_bytes += size
+        self._updates.put_nowait((message, size))
 
     async def _send_metrics(self) -> None:
         whole = False
@@ -309,7 +338,10 @@ class MetadataReplica:
 
     async def _apply_updates(self) -> None:
         while True:
-            message = await self._updates.get()
+            if self._updates_lost and self._updates.empty():
+                self._ask_for_snapshot()
+            message, size = await self._updates.get()
+            self._update_bytes -= size
             delta: Delta | None = None
             if message["type"] == "snapshot":
                 self.state.replace(decode_state(message["state"]))
@@ -321,14 +353,18 @@ class MetadataReplica:
                 if delta.revision <= self.state.revision:
                     continue  # part of the snapshot that overtook it
                 if delta.revision != self.state.revision + 1:
-                    self._snapshot_wanted = True
-                    self._send({"type": "snapshot_request"})
+                    self._ask_for_snapshot()
                     continue
                 apply(self.state, delta)
             await self._notify(delta)
             self._applied = self.state.revision
             self._send({"type": "applied", "revision": self._applied})
             self._check_serve()
+
+    def _ask_for_snapshot(self) -> None:
+        self._updates_lost = False
+        self._snapshot_wanted = True
+        self._send({"type": "snapshot_request"})
 
     def _check_serve(self) -> None:
         if self._serve_from is not None and self._applied >= self._serve_from:
@@ -344,6 +380,18 @@ class MetadataReplica:
                 # The shard's view of the cluster must stay current even where one partition
                 # cannot be opened; the partition itself reports that it is offline.
                 self._log.exception("applying a metadata change failed")
+
+    async def _say_alive(self) -> None:
+        """Show the supervisor that this loop turns; it kills a shard that is behind and silent."""
+        while True:
+            await asyncio.sleep(self._alive_interval_s)
+            if not self._unsent_bytes:
+                self._send({"type": "alive"})
+
+    @property
+    def _unsent_bytes(self) -> int:
+        """What the supervisor has not taken yet."""
+        return self._writer.transport.get_write_buffer_size()
 
     def _send(self, message: Json) -> None:
         if not self._writer.is_closing():
@@ -378,6 +426,7 @@ async def open_replica(
     requests_max: int = 1000,
     queue_max: int = 1024,
     frame_bytes_max: int = 256 * 1024 * 1024,
+    alive_interval_s: float = 1.0,
 ) -> MetadataReplica:
     """Build a replica over the shard's end of the control socketpair, on the running loop."""
     reader, writer = await asyncio.open_unix_connection(sock=control)
@@ -389,4 +438,5 @@ async def open_replica(
         requests_max=requests_max,
         queue_max=queue_max,
         frame_bytes_max=frame_bytes_max,
+        alive_interval_s=alive_interval_s,
     )

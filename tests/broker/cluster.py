@@ -17,7 +17,7 @@ from rpk_py.config import Config
 from rpk_py.metadata.controller import Controller
 from rpk_py.metadata.placement import led_by
 from rpk_py.metadata.replica import MetadataReplica, open_replica
-from rpk_py.metadata.state import ClusterState, Delta, Json, NodeState, TopicState
+from rpk_py.metadata.state import ClusterState, Delta, Json, NodeState, TopicState, apply
 from rpk_py.metadata.store import StoreError
 from rpk_py.metadata.topic_plan import make_topic_id
 from rpk_py.shard_link import ShardLink
@@ -43,6 +43,7 @@ class MemoryStore:
         self.gate = threading.Event()
         self.gate.set()
         self.broken = False
+        self.fails_after = False  # a commit fails, and holds all the same
         self.will_not_open = False
         self.opened_by: list[str] = []  # names of threads
         self.next_producer_id = 0
@@ -58,14 +59,22 @@ class MemoryStore:
         self.is_open = False
 
     def load(self) -> ClusterState:
-        raise NotImplementedError
+        assert self.is_open
+        state = ClusterState()
+        for delta in self.deltas:
+            apply(state, delta)
+        state.nodes = {}
+        return state
 
     def commit(self, delta: Delta) -> None:
         assert self.is_open
         assert self.gate.wait(10)
         if self.broken:
             raise StoreError("the disk is full")
+        assert delta.revision == len(self.deltas) + 1
         self.deltas.append(delta)
+        if self.fails_after:
+            raise StoreError("the directory cannot be synced")
 
     def allocate_producer_ids(self, count: int) -> int:
         self.next_producer_id += count
@@ -90,9 +99,8 @@ class LossyLink(ShardLink):
         super().__init__(index, listener, None, cluster.config, snapshot)
         self._cluster = cluster
 
-    def send(self, message: Json) -> None:
-        if self._cluster.dropped != message["type"]:
-            super().send(message)
+    def send(self, message: Json) -> bool:
+        return self._cluster.dropped == message["type"] or super().send(message)
 
     def send_delta(self, frame: bytes) -> None:
         if self._cluster.dropped != "delta":
@@ -111,7 +119,10 @@ class Cluster:
         self.state = make_state()
         self.store = MemoryStore()
         self.log = SilentLog()
-        self.controller = Controller(self.config, self.state, self.store, new_id, self.log)
+        self.failures: list[BaseException] = []  # of the controller's background work
+        self.controller = Controller(
+            self.config, self.state, self.store, new_id, self.log, self.failures.append
+        )
         self.replicas: list[MetadataReplica] = []
         self.links: list[ShardLink] = []
         self.dropped = ""  # the type of the messages that get lost
@@ -122,8 +133,10 @@ class Cluster:
         *on_delta: Callable[..., Awaitable[None] | None],
         queue_max: int = 1024,
         index: int | None = None,
+        ready: bool = True,
     ) -> MetadataReplica:
-        """One more shard, or with `index` a new life of one that is there; waits until it serves"""
+        """One more shard, or with `index` a new life of one that is there; waits until it may
+        serve, and says that it does if it is `ready`."""
         index = len(self.replicas) if index is None else index
         ours, theirs = socket.socketpair()
         listener = socket.socket()
@@ -133,7 +146,9 @@ class Cluster:
             if message["type"] == "hello":
                 self.controller.attach(index, link)
             elif message["type"] == "applied":
-                await self.controller.acknowledge(index, message["revision"])
+                self.controller.acknowledge(index, message["revision"])
+            elif message["type"] == "ready":
+                self.controller.serves(index)
             elif message["type"] == "snapshot_request":
                 link.send_snapshot()
             elif message["type"] == "metrics":
@@ -142,16 +157,25 @@ class Cluster:
                 self._tasks.append(asyncio.ensure_future(self._answer(link, message)))
 
         self._tasks.append(asyncio.ensure_future(link.run(ours, on_message)))
-        replica = await open_replica(index, theirs, self.log, queue_max=queue_max)
+        replica = await open_replica(
+            index,
+            theirs,
+            self.log,
+            queue_max=queue_max,
+            frame_bytes_max=self.config.control_frame_bytes_max,
+            alive_interval_s=0.01,
+        )
         replica.on_delta.extend(on_delta)
         self.replicas.append(replica)
         self.links.append(link)
         await replica.start()
+        if ready:
+            replica.ready()
         return replica
 
     async def _answer(self, link: ShardLink, message: Json) -> None:
         reply = await self.controller.handle(message)
-        link.send({"type": "reply", "id": message["id"], **reply})
+        assert link.send({"type": "reply", "id": message["id"], **reply})
 
     async def close(self) -> None:
         for replica in self.replicas:

@@ -51,7 +51,10 @@ async def serve(
 ) -> int:
     """Answer commands until told to stop."""
     stop = asyncio.Event()
-    replica = await open_replica(node_id, control, make_logger(config))
+    alive_interval_s = config.shard_silent_s_max / 10
+    replica = await open_replica(
+        node_id, control, make_logger(config), alive_interval_s=alive_interval_s
+    )
     replica.on_lost = stop.set
     if not (config.data_dir / "shard-ignores-stop").exists():
         replica.on_stop = stop.set

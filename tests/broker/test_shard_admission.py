@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 from kafka_protocol.errors import ErrorCode
 from rpk_py.metadata.requests import TopicSpec
@@ -91,35 +92,26 @@ def test_from_the_moment_a_shard_may_serve_answers_wait_for_it() -> None:
     run(scenario)
 
 
-def test_a_commit_under_way_when_a_shard_is_admitted_is_known_to_it_when_it_serves() -> None:
+def test_a_commit_under_way_does_not_hold_up_a_shard_and_its_answer_waits_for_it() -> None:
     async def scenario(cluster: Cluster) -> None:
         one = await cluster.add_shard()
         cluster.store.gate.clear()
         answer = asyncio.ensure_future(one.create_topics([TopicSpec("t")], 10_000, False))
         await until(lambda: cluster.controller._commit_lock.locked())
-        starting = asyncio.ensure_future(cluster.add_shard())
-        await until(lambda: cluster.controller._shards.get(1) is not None)
-        await until(lambda: cluster.controller._shards[1].admitted)
-        assert not starting.done()
+        held = asyncio.Event()
+
+        async def slow(delta: Delta | None, state: ClusterState) -> None:
+            if delta is not None:
+                await held.wait()
+
+        two = await cluster.add_shard(slow)
+        assert not two.state.topics
         cluster.store.gate.set()
-        assert "t" in (await starting).state.topics
+        await until(lambda: "t" in one.state.topics and "t" in two.state.topics)
+        await until(lambda: cluster.controller._shards[0].applied == 1)
+        assert not answer.done()
+        held.set()
         assert (await answer)[0].error_code == ErrorCode.NONE
-
-    run(scenario)
-
-
-def test_a_shard_that_dies_while_it_is_admitted_holds_up_nobody() -> None:
-    async def scenario(cluster: Cluster) -> None:
-        one = await cluster.add_shard()
-        async with cluster.controller._commit_lock:
-            starting = asyncio.ensure_future(cluster.add_shard())
-            await until(lambda: cluster.controller._shards.get(1) is not None)
-            await until(lambda: cluster.controller._shards[1].admitted)
-            await cluster.controller.detach(1)
-        (result,) = await one.create_topics([TopicSpec("t")], 10_000, False)
-        assert result.error_code == ErrorCode.NONE
-        assert not starting.done()  # it was never told to serve
-        starting.cancel()
 
     run(scenario)
 
@@ -128,7 +120,7 @@ def test_a_new_life_of_a_shard_owes_its_own_acknowledgements() -> None:
     async def scenario(cluster: Cluster) -> None:
         one, two = await cluster.add_shard(), await cluster.add_shard()
         await one.create_topics([TopicSpec("t")], 10_000, False)
-        await cluster.controller.detach(1)
+        cluster.controller.detach(1)
         await two.close()
         recovery = Recovery()
         again = asyncio.ensure_future(cluster.add_shard(recovery, index=1))
@@ -168,35 +160,81 @@ def test_a_shard_that_is_left_out_keeps_its_partitions_and_gets_no_new_ones() ->
         await one.create_topics([TopicSpec("t", 2)], 10_000, False)
         assert not await cluster.controller.leave_out(1)
         assert set(cluster.state.nodes) == {0, 1}  # it serves
-        await cluster.controller.detach(1)
+        cluster.controller.detach(1)
         await two.close()
         assert await cluster.controller.leave_out(1)
-        assert await cluster.controller.leave_out(1)  # which it is already
+        assert not await cluster.controller.leave_out(1)  # which it is already
         await until(lambda: set(one.state.nodes) == {0})
         await cluster.controller.take_leadership(0)
         await one.create_topics([TopicSpec("u", 2)], 10_000, False)
         leaders = {t.name: [p.leader for p in t.partitions] for t in one.state.topics.values()}
         assert leaders == {"t": [0, 1], "u": [0, 0]}
         again = await cluster.add_shard(index=1)
-        assert set(again.state.nodes) == {0, 1}  # before it serves, so it finds itself
+        await until(lambda: set(one.state.nodes) == set(again.state.nodes) == {0, 1})
+
+    run(scenario)
+
+
+def test_a_shard_that_dies_again_and_again_before_it_serves_is_not_named() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        one = await cluster.add_shard()
+        await cluster.add_shard(ready=False)
+        assert await cluster.controller.leave_out(1)  # though it may serve
+        await until(lambda: set(one.state.nodes) == {0})
+        for _ in range(3):
+            cluster.controller.detach(1)
+            await cluster.add_shard(index=1, ready=False)
+            assert not await cluster.controller.leave_out(1)
+        assert len(cluster.store.deltas) == 1
+        cluster.replicas[-1].ready()
         await until(lambda: set(one.state.nodes) == {0, 1})
 
     run(scenario)
 
 
-def test_a_shard_whose_return_cannot_be_committed_serves_once_it_can() -> None:
+def test_a_shard_that_died_is_not_named_by_what_its_last_life_has_said() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.add_shard()
+        await cluster.add_shard(ready=False)
+        assert await cluster.controller.leave_out(1)
+        async with cluster.controller._commit_lock:  # as a commit before does
+            cluster.controller.serves(1)
+            cluster.controller.detach(1)
+            await cluster.add_shard(index=1, ready=False)
+        await asyncio.sleep(0)
+        assert not await cluster.controller.leave_out(1)
+        assert set(cluster.state.nodes) == {0}
+
+    run(scenario)
+
+
+def test_a_shard_that_cannot_be_named_yet_serves_and_is_named_once_it_can() -> None:
     async def scenario(cluster: Cluster) -> None:
         one = await cluster.add_shard()
         await cluster.controller.leave_out(1)
         cluster.store.broken = True
-        starting = asyncio.ensure_future(cluster.add_shard())
-        await until(lambda: "a shard cannot serve yet" in cluster.log.events)
-        assert not starting.done()
+        await cluster.add_shard()
+        text = "a shard serves and Metadata cannot name it yet"
+        await until(lambda: text in cluster.log.events)
+        assert set(one.state.nodes) == {0}
         cluster.store.broken = False
-        await starting
         await until(lambda: set(one.state.nodes) == {0, 1})
 
     run(scenario, restart_backoff_s=0.001, restart_backoff_s_max=0.01)
+
+
+def test_what_nobody_foresaw_when_a_shard_is_named_is_heard_of() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        await cluster.controller.leave_out(0)
+
+        def fails(delta: Delta) -> None:
+            raise ZeroDivisionError
+
+        cluster.store.commit = fails  # type: ignore[method-assign]
+        await cluster.add_shard()
+        await until(lambda: bool(cluster.failures))
+
+    assert [type(error) for error in run(scenario).failures] == [ZeroDivisionError]
 
 
 def test_a_delta_and_a_snapshot_are_encoded_once_for_all_shards() -> None:
@@ -207,7 +245,12 @@ def test_a_delta_and_a_snapshot_are_encoded_once_for_all_shards() -> None:
         controller = cluster.controller
         assert controller.snapshot_frame() is controller.snapshot_frame()
         await controller.handle(
-            {"op": "create_topics", "topics": [["t", 1, 1, [], []]], "timeout_ms": 0}
+            {
+                "op": "create_topics",
+                "topics": [["t", 1, 1, [], []]],
+                "timeout_ms": 0,
+                "give_up_s": math.inf,
+            }
         )
         assert len(frames) == 2
         assert frames[0] is frames[1]

@@ -279,7 +279,110 @@ def test_while_the_supervisor_is_stopped_shards_serve_and_its_answers_time_out(
         broker.process.send_signal(signal.SIGCONT)
     assert broker.ask("create", "now", 1)[0][0] == 0
     for shard in (0, 1):
-        assert list(broker.ask("topics", shard=shard)) == ["t", "later", "now"]
+        assert list(broker.ask("topics", shard=shard)) == ["t", "now"]  # nobody waits for "later"
+
+
+def test_a_shard_that_hangs_while_changes_wait_for_it_is_killed_and_started_again(
+    start: Start,
+) -> None:
+    broker = start(smp="2", settings=["shard_silent_s_max=0.2"])
+    hung = broker.ready()["shards"][1]
+    os.kill(hung, signal.SIGSTOP)
+    # It is answered by the death of the shard, and not at the timeout of the request.
+    begun_s = time.monotonic()
+    assert broker.ask("create", "t", 2, 60_000)[0][0] == 0
+    assert time.monotonic() - begun_s < DEADLINE_S
+    until(lambda: broker.ready()["shards"][1] != hung, "a new shard")
+    assert broker.ask("topics", shard=1) == broker.ask("topics")
+    assert "a shard hangs: it is killed" in broker.log
+    url = f"http://{broker.ready()['admin_addr']}/metrics"
+    with urllib.request.urlopen(url, timeout=DEADLINE_S) as answer:
+        assert b'rpk_shard_hung_total{shard="1"} 1' in answer.read()
+
+
+def test_a_shard_that_hangs_and_owes_nothing_is_left_alone(start: Start) -> None:
+    broker = start(smp="2", settings=["shard_silent_s_max=0.1"])
+    before = broker.ready()["shards"]
+    os.kill(before[1], signal.SIGSTOP)
+    for _ in range(20):  # at shard 0, which answers all the while
+        assert broker.ask("topics") == {}
+        time.sleep(0.02)
+    os.kill(before[1], signal.SIGCONT)
+    assert broker.ask("topics", shard=1) == {}
+    assert broker.ready()["shards"] == before
+
+
+def test_a_shard_that_recovers_for_long_is_not_taken_for_one_that_hangs(start: Start) -> None:
+    broker = start(settings=["shard_silent_s_max=0.1"])
+    before = broker.ready()["shards"][0]
+    (broker.data_dir / "shard-recovers").touch()
+    os.kill(before, signal.SIGKILL)
+    until(lambda: status(broker, 0)["status"] == "recovering", "the recovery")
+    pid = status(broker, 0)["pid"]
+    begun_s = time.monotonic()
+    until(lambda: time.monotonic() - begun_s > 0.5, "five times what silence may last")
+    assert status(broker, 0)["pid"] == pid
+    (broker.data_dir / "shard-recovers").unlink()
+    assert broker.ask("topics") == {}
+    assert "hangs" not in broker.log
+
+
+def test_in_a_stop_nobody_waits_for_a_shard_that_has_ended(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "shard-ignores-stop").touch()
+    broker = start(smp="2")
+    other = broker.ready()["shards"][1]
+    (broker.data_dir / "shard-ignores-stop").unlink()
+    os.kill(other, signal.SIGKILL)  # its next life stops when it is told
+    until(lambda: broker.ready()["shards"][1] != other, "a new shard")
+    other = broker.ready()["shards"][1]
+    broker.process.send_signal(signal.SIGTERM)
+    until(lambda: not alive(other), "the end of one shard")
+    begun_s = time.monotonic()
+    assert broker.ask("create", "t", 2, 60_000)[0][0] == 0
+    assert time.monotonic() - begun_s < DEADLINE_S
+    assert broker.end() == 1  # at once: the other one does not stop
+
+
+def test_a_stop_while_a_shard_is_started_again_makes_no_noise(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "shard-ignores-stop").touch()  # so the stop takes longer than the delay
+    broker = start(smp="2", settings=["restart_backoff_s=0.3", "shutdown_timeout_s=0.8"])
+    broker.ready()
+    (broker.data_dir / "shard-crashes").touch()
+    broker.ask("exit", 3, shard=1)
+    until(lambda: '"delay_s": 0.3' in broker.log, "a delay before the next start")
+    assert broker.end() == 1
+    after = broker.log.partition('"stopping"')[2]
+    assert after.count('"level": "error"') == 1
+    assert "did not stop in time" in after
+
+
+def test_metadata_that_no_shard_can_be_sent_refuses_the_start(start: Start) -> None:
+    broker = start(settings=["partitions_max=100000"])
+    for name in "abcdefg":
+        assert broker.ask("create", name, 10_000)[0][0] == 0
+    assert broker.end() == 0
+    refused = start(settings=["control_frame_bytes_max=1048576"])
+    assert refused.ended() == 1
+    (line,) = refused.log.splitlines()
+    assert "the metadata takes" in line
+    assert "control_frame_bytes_max is 1048576 (set it to" in line
+
+
+def test_a_status_file_that_cannot_be_removed_is_one_clear_line(start: Start) -> None:
+    broker = start()
+    status_file = Path(broker.data_dir) / "broker.json"
+    broker.ready()
+    status_file.unlink()
+    status_file.mkdir()
+    assert broker.end() == 0
+    assert "cannot remove broker.json" in broker.log
+    assert "Traceback" not in broker.log
+    refused = start()
+    assert refused.ended() == 1
+    (line,) = refused.log.splitlines()
+    assert f"cannot remove {status_file}" in line
 
 
 def test_retired_segments_of_shards_that_are_no_more_are_deleted(start: Start) -> None:
