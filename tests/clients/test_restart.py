@@ -5,7 +5,12 @@ Each way to end the broker or a part of it is a parameter; what must hold afterw
 
 from __future__ import annotations
 
+import fcntl
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +26,7 @@ from kafka_protocol.messages.offset_for_leader_epoch import (
 )
 from kafka_protocol.record_batch import build_batch
 from tests.clients import via_confluent, via_kafka_python
-from tests.clients.broker import RunningBroker
+from tests.clients.broker import RunningBroker, wait_until
 from tests.clients.records import FIRST_MS, MIB, Rec, numbered, plain
 from tests.clients.topics import create_topic
 from tests.clients.wire_client import WireClient, produce_request, stored_batches
@@ -44,6 +49,8 @@ def kill_supervisor_and_start(broker: RunningBroker) -> None:
 def kill_shard(broker: RunningBroker) -> None:
     broker.kill_shard()
 
+
+STOP_IN_RECOVERY_S_MAX = 5.0  # of some milliseconds, on a machine that is busy
 
 # The clients' own waits are for brokers far away.
 RECONNECT = {"reconnect_backoff_ms": 10, "reconnect_backoff_max_ms": 50}
@@ -254,3 +261,36 @@ def test_an_empty_broker_restarts(own_broker: RunningBroker, tmp_path: Path) -> 
     own_broker.kill()
     own_broker.start()
     assert metadata(own_broker).topics == []
+
+
+def test_a_stop_while_a_shard_recovers_is_immediate_and_loses_nothing(tmp_path: Path) -> None:
+    settings = {"restart_backoff_s": 1.0, "lock_wait_s": 3600.0}
+    broker = RunningBroker(tmp_path / "data", tmp_path / "broker.log", settings)
+    try:
+        broker.start()
+        topic = create_topic(broker)
+        assert via_confluent.produce(broker, topic, plain(10)) == list(range(10))
+        broker.kill_shard()
+        os.kill(broker.shard_pids[0], signal.SIGKILL)  # again, so that there is a delay
+        [path] = (broker.data_dir / f"{topic}-0").glob("*.wal")
+        with path.open("rb") as segment:
+            # This lock stands for a write that is stuck in the kernel: recovery waits for it.
+            wait_until(lambda: locked(segment), "the shard's lock")
+            wait_until(lambda: "waiting up to" in broker.log_text(), "a shard that waits for it")
+            begun_s = time.monotonic()
+            broker.stop()
+            assert time.monotonic() - begun_s < STOP_IN_RECOVERY_S_MAX
+        broker.start()
+        assert via_confluent.consume(broker, topic) == numbered(plain(10))
+        broker.stop()
+    finally:
+        broker.close()
+
+
+def locked(file: BufferedReader) -> bool:
+    """Whether this process has got the lock of a file."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
