@@ -29,10 +29,10 @@ from rpk_py.metadata.state import (
 from rpk_py.partition import Partition
 from rpk_py.tasks import Tasks
 from rpk_py.topic_configs import LogSettings, log_settings
-from storage.errors import StorageError
+from storage.errors import ForeignDirectory, StorageError
 from storage.log_context import LogConfig, LogContext
 from storage.open_log import open_log
-from storage.recycle import directory_belongs_to, discard_directory, empty_directory
+from storage.recycle import discard_unopened, empty_directory
 
 OPENING_MAX = 16  # partitions that recover at the same time
 SLICE_PARTITIONS = 200  # that are changed in one turn of the loop
@@ -144,12 +144,10 @@ class PartitionTable:
             if not named or named[1] in state.topics or not path.is_dir():
                 continue
             try:
-                if directory_belongs_to(path, state.deleted_topic_ids):
-                    discard_directory(path, self._trash)
-                    continue
-            except OSError as error:  # not ours to read, or another shard was faster
+                discard_unopened(path, state.deleted_topic_ids, self._trash)
+            except OSError as error:  # not ours to read
                 self._log.warning("cannot look at a directory", reason=str(error))
-            else:
+            except ForeignDirectory:
                 self._log.warning(
                     "a directory of no known topic is left alone; if metadata.db was lost, "
                     "restore it, else remove the directory",
@@ -266,16 +264,15 @@ class PartitionTable:
     def _discard_unopened(self, partition: Partition) -> Path | None:
         """Discard a partition that could not be opened, where its files are its own. Blocks."""
         directory = self._config.data_dir / f"{partition.topic}-{partition.index}"
-        if not directory.exists():
+        try:
+            return discard_unopened(directory, {partition.topic_id}, self._trash)
+        except ForeignDirectory:
+            self._log.warning(
+                "a directory of a deleted partition holds files that are not known to be its own, "
+                "and is left alone; remove it by hand",
+                directory=str(directory),
+            )
             return None
-        if directory_belongs_to(directory, {partition.topic_id}):
-            return discard_directory(directory, self._trash)
-        self._log.warning(
-            "a directory of a deleted partition holds files that are not known to be its own, "
-            "and is left alone; remove it by hand",
-            directory=str(directory),
-        )
-        return None
 
     def _discard(self, directories: list[Path]) -> None:
         """Retire or delete the files of discarded partitions, in the background."""

@@ -15,6 +15,10 @@ class CorruptRecord(StorageError):
     """Bytes that had been acknowledged are damaged. Nothing is cut: an operator decides."""
 
 
+class ForeignDirectory(StorageError):
+    """A directory with the name of a partition holds what is not known to be of that partition."""
+
+
 class DiskFailed(StorageError):
     """A write or a sync failed. Final until restart: a retried sync can report false success."""
 

@@ -539,8 +539,11 @@ class Log:
         self._appender.fail(StorageError(f"{self.directory.name} was deleted"))
         await self._until_idle()
         await self._finish_tasks()
-        await self._close_files()
-        return await self._context.disk.run(discard_directory, self.directory, trash)
+        locked = [(s.path.name, s.fd) for s in self._segments if s.fd >= 0]
+        try:  # under the locks: afterwards the name may be another topic's
+            return await self._context.disk.run(discard_directory, self.directory, locked, trash)
+        finally:
+            await self._close_files()
 
     async def _close_files(self) -> None:
         self._closed = True

@@ -69,10 +69,11 @@ async def open_log(
         ids = {segment.header.topic_id for segment in segments}
         if ids and all(is_deleted(other) for other in ids):
             context.report(f"{directory.name} holds a deleted topic of that name: discarding it")
+            locked = [(segment.path.name, segment.fd) for segment in segments]
+            await run(discard_directory, directory, locked, trash)
             for segment in segments:
                 os.close(segment.fd)
             segments.clear()
-            await run(discard_directory, directory, trash)
             names, leftovers = [], []
         epochs, log_start_offset, checkpoint = await _recover(
             context, directory, names, topic_id, partition, segments, state

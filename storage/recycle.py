@@ -2,9 +2,13 @@
 
 A durable write over blocks that were written before needs no journal commit of the file system,
 so a retired segment is worth more as raw material than as free space, up to a budget. Its stale
-records can never pass for new ones: a new segment has a new incarnation. The methods block; run
-them through `Disk.run`, whose threads they serialise. One instance a shard, with a directory of
+records can never pass for new ones: a new segment has a new incarnation. The pool's methods block;
+run them through `Disk.run`, whose threads they serialise. One pool a shard, with a directory of
 its own.
+
+Directories have the names of their topics, which come back with other ids, perhaps at another
+shard. So whoever moves one away holds the lock of its newest segment while it does (flock, which
+its owner holds as well), and looks whether that segment is in it.
 """
 
 from __future__ import annotations
@@ -13,10 +17,11 @@ import fcntl
 import os
 import threading
 from collections import deque
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from storage.disk import fsync_dir
+from storage.errors import ForeignDirectory
 from storage.segment import SEGMENT_SUFFIX
 from storage.wal_format import SEGMENT_HEADER_BYTES, decode_segment_header
 
@@ -71,32 +76,63 @@ class SegmentPool:
         return None
 
 
-def directory_belongs_to(directory: Path, topic_ids: Container[bytes]) -> bool:
-    """Whether there are segments in `directory` and all are of these topics, and nobody has one
-    of them locked. Blocks."""
-    paths = sorted(directory.glob(f"*{SEGMENT_SUFFIX}"))
-    for path in paths:
-        with path.open("rb") as file:
-            header = decode_segment_header(memoryview(file.read(SEGMENT_HEADER_BYTES)))
-            if isinstance(header, str) or header.topic_id not in topic_ids:
-                return False
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-    return bool(paths)
+def discard_directory(
+    directory: Path, locked: Iterable[tuple[str, int]], trash: Path
+) -> Path | None:
+    """Move a partition's directory away durably: that which holds the segments of `locked`.
 
-
-def discard_directory(directory: Path, trash: Path) -> Path | None:
-    """Move a partition's directory away durably. Returns its new path, None if there is none.
-    Blocks."""
-    if not directory.exists():
+    locked   names of segments, the newest among them, and descriptors that hold their locks
+    Returns: its new path; None: it is gone, and what may be there now is another topic's of that
+             name.  While the newest segment is locked, nobody else can move its directory away, so
+             what is looked at here is what is moved.
+    Blocks.
+    """
+    segments = list(locked)
+    if not segments or not all(_holds(directory, name, fd) for name, fd in segments):
         return None
     trash.mkdir(exist_ok=True)
     target = trash / os.urandom(16).hex()
     os.rename(directory, target)
     fsync_dir(directory.parent)
     return target
+
+
+def _holds(directory: Path, name: str, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(directory / name), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def discard_unopened(directory: Path, topic_ids: Container[bytes], trash: Path) -> Path | None:
+    """Move a directory away if all of its segments are of these topics.
+
+    Returns: its new path; None: it is gone, or somebody else works on it.  Blocks.
+    Raises:  ForeignDirectory  there are no segments in it, or some of other topics
+             OSError           it cannot be looked at or moved
+    """
+    locked: dict[str, int] = {}
+    try:
+        # Its owner may have rolled before its last lock was free: look again until nothing is new.
+        while new := [path for path in _segments_in(directory) if path.name not in locked]:
+            for path in new:
+                locked[path.name] = fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                header = decode_segment_header(memoryview(os.pread(fd, SEGMENT_HEADER_BYTES, 0)))
+                if isinstance(header, str) or header.topic_id not in topic_ids:
+                    raise ForeignDirectory(f"{path} is not known to be of a deleted topic")
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not locked and directory.exists():
+            raise ForeignDirectory(f"{directory} holds no segments")
+        return discard_directory(directory, locked.items(), trash)
+    except (BlockingIOError, FileNotFoundError):
+        return None
+    finally:
+        for fd in locked.values():
+            os.close(fd)
+
+
+def _segments_in(directory: Path) -> list[Path]:
+    return sorted(directory.glob(f"*{SEGMENT_SUFFIX}"))
 
 
 def empty_directory(directory: Path, pool: SegmentPool) -> None:

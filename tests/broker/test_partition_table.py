@@ -236,11 +236,11 @@ def test_a_directory_that_cannot_be_read_does_not_keep_the_others_closed(
             assert shard.partition("t").high_watermark == 1
             assert "cannot look at a directory" in shard.events
 
-    def refused(directory: Path, _topic_ids: object) -> bool:
+    def refused(directory: Path, _topic_ids: object, _trash: Path) -> None:
         raise PermissionError(13, "Permission denied", str(directory))
 
     state = run(before())
-    monkeypatch.setattr(table_module, "directory_belongs_to", refused)
+    monkeypatch.setattr(table_module, "discard_unopened", refused)
     run(after(state))
 
 
