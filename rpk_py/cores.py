@@ -32,7 +32,7 @@ def usable_count(
              read      path -> text of a file, None where there is none; None reads files
     """
     read = read or _read
-    cores = len(os.sched_getaffinity(0)) if affinity is None else affinity
+    cores = len(_usable_cores()) if affinity is None else affinity
     return max(1, min([cores, *(int(quota) for quota in _quotas(read))]))
 
 
@@ -93,7 +93,14 @@ def claim(
     cores: list[int | None] = []
     fds: list[int] = []
     directory = lock_dir or _usable_lock_dir()
-    candidates = sorted(os.sched_getaffinity(0) if usable is None else usable)
+    refusal = _why_not_pinned() if usable is None else None
+    if refusal is not None:
+        on_message(
+            f"shards are not pinned to cores because {refusal}: the kernel may move them, which"
+            " costs some of each core's cache; --overprovisioned says that this is meant"
+        )
+        return [None] * config.smp, []
+    candidates = sorted(_usable_cores() if usable is None else usable)
     taken = 0
     for core in candidates:
         if len(cores) == config.smp:
@@ -112,6 +119,25 @@ def claim(
             f" {len(candidates)} usable cores{claimed} (lower --smp, or say --overprovisioned)"
         )
     return cores + [None] * missing, fds
+
+
+def _usable_cores() -> set[int]:
+    """Cores that the kernel lets this process run on; all of them where it does not tell."""
+    try:
+        return os.sched_getaffinity(0)
+    except (AttributeError, OSError):
+        return set(range(os.cpu_count() or 1))
+
+
+def _why_not_pinned() -> str | None:
+    """Try what a shard will do; as the middle of a sentence, or None if it may."""
+    try:
+        os.sched_setaffinity(0, os.sched_getaffinity(0))
+    except AttributeError:
+        return "this Python has no sched_setaffinity"
+    except OSError as error:
+        return f"sched_setaffinity is refused here ({error.strerror})"
+    return None
 
 
 def _usable_lock_dir() -> Path:

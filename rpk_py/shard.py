@@ -1,7 +1,7 @@
 """One shard: a process with a core, a loop, a ring and a listening socket of its own.
 
 The composition root: everything that a shard consists of is built here, in order, and taken down
-in reverse. The only importer of uvloop. The supervisor forks a process and calls `run`.
+in reverse. The supervisor forks a process and calls `run`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import sys
 import time
 from typing import Any
 
-import uvloop
-
 from rpk_py.broker_configs import effective_config
 from rpk_py.config import Config
 from rpk_py.context import Broker
 from rpk_py.data_dir import LOCK_NAME, RECYCLE
+from rpk_py.event_loop import new_event_loop
 from rpk_py.log_setup import make_logger
 from rpk_py.metadata.replica import OnDelta, open_replica
 from rpk_py.metadata.state import BrokerConfigsChanged, ClusterState, Delta
@@ -44,16 +43,16 @@ def run(
     config: Config, shard_index: int, node_id: int, listener: socket.socket, control: socket.socket
 ) -> int:
     """Serve until the supervisor says stop or is gone. Returns the process's exit code."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, node_id, listener, control))
+    log = make_logger(config, shard=node_id)
+    with asyncio.Runner(loop_factory=lambda: new_event_loop(log.warning)) as runner:
+        return runner.run(_serve(config, node_id, listener, control, log))
 
 
 async def _serve(
-    config: Config, node_id: int, listener: socket.socket, control: socket.socket
+    config: Config, node_id: int, listener: socket.socket, control: socket.socket, log: Any
 ) -> int:
     gc.set_threshold(*GC_THRESHOLDS)  # before the metadata makes its objects
     loop = asyncio.get_running_loop()
-    log = make_logger(config, shard=node_id)
     fd, direct = open_segment(config.data_dir / LOCK_NAME)  # any regular file there tells
     block_bytes = alignment(fd)
     os.close(fd)

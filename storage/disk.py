@@ -29,6 +29,7 @@ from storage.errors import LockTimeout
 
 T = TypeVar("T")
 
+O_DIRECT = getattr(os, "O_DIRECT", 0)  # not every libc's headers tell it; 0: buffered I/O
 ALIGNMENT_MIN = 512
 ALIGNMENT_MAX = 65536
 READ_ALIGNMENT = 4096  # of read buffers: no known device asks for more of memory
@@ -169,14 +170,14 @@ def open_segment(
 ) -> tuple[int, bool]:
     """Open for reading and writing: (fd, whether I/O on it is direct).
 
-    Where the file system refuses O_DIRECT (EINVAL: older tmpfs, some overlays) the file is opened
+    Where O_DIRECT is unknown or refused (EINVAL: older tmpfs, some overlays) the file is opened
     buffered with O_DSYNC instead, which keeps durability; the caller reports it. `create` makes
     the file if it is missing. Raises OSError.
     """
     flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-    if direct:
+    if direct and O_DIRECT:
         try:
-            return os.open(path, flags | os.O_DIRECT, 0o644), True
+            return os.open(path, flags | O_DIRECT, 0o644), True
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise

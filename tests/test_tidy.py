@@ -32,13 +32,13 @@ PROTOCOL_FORBIDDEN = {"asyncio", "logging", "time", "random", "os", "socket", "t
 PROTOCOL_THIRD_PARTY = {"crc32c", "cramjam"}
 STORAGE_THIRD_PARTY = {"crc32c", "liburing"}
 STORAGE_FROM_PROTOCOL = {"kafka_protocol.record_batch", "kafka_protocol.errors"}
-BROKER_THIRD_PARTY = {"click", "h11", "prometheus_client", "structlog", "uvloop"}
+BROKER_THIRD_PARTY = {"click", "h11", "prometheus_client", "structlog", "tabulate", "uvloop"}
 
 # One importer each: everything behind it can be replaced, faked or left out in one place.
 ONLY_IMPORTER = {
     "liburing": "storage/uring.py",
     "prometheus_client": "rpk_py/exposition.py",
-    "uvloop": "rpk_py/shard.py",
+    "uvloop": "rpk_py/event_loop.py",
     "sqlite3": "rpk_py/metadata/sqlite_store.py",
     "h11": "rpk_py/admin.py",
 }

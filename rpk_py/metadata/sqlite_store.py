@@ -251,7 +251,8 @@ def _meta(cursor: sqlite3.Cursor, key: str) -> str:
 def _reason(error: Exception) -> str:
     """Why a file cannot be opened or read, and what to do if its contents are wrong."""
     if isinstance(error, sqlite3.OperationalError):  # the system's fault, not the file's
-        return str(error)
+        name = getattr(error, "sqlite_errorname", "SQLITE_ERROR")  # SQLITE_IOERR_FSYNC and the like
+        return f"{error} ({name})"
     text = str(error) if isinstance(error, sqlite3.Error) else f"its contents are wrong, {error!r}"
     return f"{text} (restore it from a backup)"
 
