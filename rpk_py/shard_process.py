@@ -10,7 +10,6 @@ ones; it ends with os._exit, so no clean-up of the supervisor's objects runs twi
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import itertools
 import os
 import resource
@@ -22,11 +21,11 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from rpk_py.config import Config
+from rpk_py.process_ties import die_with_parent
 
 # The shard cannot run at all with this configuration: the broker stops instead of restarting it.
 FATAL_EXIT = 78
 CRASH_EXIT = 70
-_PR_SET_PDEATHSIG = 1
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)  # by the supervisor's loop
 
 # run(config, shard_index, node_id, listener, control) -> exit code
@@ -82,7 +81,7 @@ def fork_shard(
 
 
 def _leave_supervisor(supervisor_pid: int, keep: list[int], core: int | None) -> None:
-    _die_with_parent(supervisor_pid)
+    die_with_parent(supervisor_pid)
     # Both are the supervisor's to act on: a terminal's Ctrl-C and an init system that signals
     # the whole group reach the shards too, and would cut short the graceful stop.
     signal.set_wakeup_fd(-1)
@@ -96,14 +95,6 @@ def _leave_supervisor(supervisor_pid: int, keep: list[int], core: int | None) ->
     _close_others({0, 1, 2, *keep})
     if core is not None:
         os.sched_setaffinity(0, {core})
-
-
-def _die_with_parent(supervisor_pid: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != supervisor_pid:
-        os._exit(0)  # it died before the prctl; nobody is left to serve for
 
 
 def _close_others(keep: set[int]) -> None:
