@@ -3,15 +3,16 @@
 Behaviour:  no topics in the request mean all of them. Topics are answered in the order of their
             names, each once, however often it is named, and those before the cursor's topic not
             at all. A page has at most response_partition_limit partitions, and never more than
-            PARTITIONS_MAX; next_cursor says where the next page begins, null that this was the
-            last. Topics with an error take no place on the page: an unknown name is
-            UNKNOWN_TOPIC_OR_PARTITION, one that cannot exist INVALID_TOPIC_EXCEPTION; nothing is
-            created. A cursor whose topic is not among those named is INVALID_REQUEST for each of
-            them. A partition whose leader is not live, or whose log is offline on this shard, has
-            leader -1 and its leader among the offline replicas. Authorized operations are all of
-            them, and always told, as in Kafka. Leaders are never elected from outside the ISR, so
-            the lists of eligible replicas are empty (Kafka's admin client does not take null).
-Deviations: a limit below 1 is answered with a cursor only; Kafka answers one below 0 with nothing.
+            PARTITIONS_MAX, but always room for one, so that each page gets the client further;
+            next_cursor says where the next page begins, null that this was the last. Topics with an
+            error take no place on the page: an unknown name is UNKNOWN_TOPIC_OR_PARTITION, one that
+            cannot exist INVALID_TOPIC_EXCEPTION; nothing is created. A cursor whose topic is not
+            among those named is INVALID_REQUEST for each of them. A partition whose leader is not
+            live, or whose log is offline on this shard, has leader -1 and its leader among the
+            offline replicas. Authorized operations are all of them, and always told, as in Kafka.
+            Leaders are never elected from outside the ISR, so the lists of eligible replicas are
+            empty (Kafka's admin client does not take null).
+Deviations: none known.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def handle(
             ]
         )
     response = DescribeTopicPartitionsResponse()
-    room = min(request.response_partition_limit, PARTITIONS_MAX)
+    room = max(min(request.response_partition_limit, PARTITIONS_MAX), 1)
     for name in sorted(name for name in asked if name >= cursor.topic_name):
         start = max(cursor.partition_index, 0) if name == cursor.topic_name else 0
         if room <= 0:

@@ -29,6 +29,7 @@ from kafka_protocol.messages.produce import (
     TopicProduceResponse,
 )
 from kafka_protocol.record_batch import (
+    MAGIC,
     RECORD_BATCH_OVERHEAD,
     BatchHeader,
     parse_header,
@@ -195,19 +196,20 @@ def check_batch(
     if records is None or size == 0:
         return Refusal(ErrorCode.INVALID_RECORD, "no record batch for a partition")
     if size < RECORD_BATCH_OVERHEAD:
-        return Refusal(ErrorCode.CORRUPT_MESSAGE, f"{size} bytes are no record batch")
-    if records[16] != 2:
-        return Refusal(
-            ErrorCode.INVALID_RECORD, f"record format v{records[16]}; only v2 is stored (KIP-98)"
-        )
+        return Refusal(ErrorCode.INVALID_RECORD, f"{size} bytes are no record batch")
+    magic = records[16]
+    if magic != MAGIC:
+        # A format that once was is the client's mistake, for good; another one is damage.
+        error = ErrorCode.INVALID_RECORD if magic < MAGIC else ErrorCode.CORRUPT_MESSAGE
+        return Refusal(error, f"record format v{magic}; only v2 is stored (KIP-98)")
     header = parse_header(records)
     batch_bytes = header.batch_length + 12
     if size > batch_bytes >= RECORD_BATCH_OVERHEAD:
         return Refusal(ErrorCode.INVALID_RECORD, "more than one record batch for a partition")
     if size != batch_bytes:
-        return Refusal(
-            ErrorCode.CORRUPT_MESSAGE, f"the batch says it has {batch_bytes} bytes of {size}"
-        )
+        # What is cut is not a batch, and will not be one when it is sent again: not retriable.
+        error = ErrorCode.INVALID_RECORD if size < batch_bytes else ErrorCode.CORRUPT_MESSAGE
+        return Refusal(error, f"the batch says it has {batch_bytes} bytes of {size}")
     if size > max_message_bytes:
         return Refusal(
             ErrorCode.MESSAGE_TOO_LARGE,

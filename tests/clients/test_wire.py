@@ -232,8 +232,8 @@ def damaged_batches() -> dict[str, tuple[bytearray, ErrorCode]]:
     old_format[16] = 1
     return {
         "a flipped bit": (flipped, ErrorCode.CORRUPT_MESSAGE),
-        "cut": (batch_of(b"value")[:-1], ErrorCode.CORRUPT_MESSAGE),
-        "a header alone": (batch_of(b"value")[:40], ErrorCode.CORRUPT_MESSAGE),
+        "cut": (batch_of(b"value")[:-1], ErrorCode.INVALID_RECORD),
+        "a header alone": (batch_of(b"value")[:40], ErrorCode.INVALID_RECORD),
         "two batches": (batch_of(b"1") + batch_of(b"2"), ErrorCode.INVALID_RECORD),
         "message format v1": (old_format, ErrorCode.INVALID_RECORD),
         "a control batch": (batch_of(b"value", control=True), ErrorCode.INVALID_RECORD),
