@@ -29,6 +29,10 @@ _INT32 = struct.Struct(">i")
 _CAPACITY_MIN = 64 * 1024
 _RATIO_GUESS = 8
 _GZIP_WBITS = 31  # the gzip container around a 32 KiB window
+_GZIP_PIECE_BYTES = 4096
+_LZ4_RATIO_MAX = 255
+_SNAPPY_RATIO_MAX = 22  # a copy of 64 bytes takes 3
+_NO_ROOM = "failed to write whole buffer"  # Rust's io::Write::write_all
 
 
 def compress(codec_id: int, data: Buffer) -> bytes:
@@ -65,8 +69,8 @@ def decompress(codec_id: int, data: Buffer, size_max: int) -> Buffer:
         if codec_id == SNAPPY:
             return _decompress_snappy(memoryview(data), size_max)
         if codec_id == LZ4:
-            # LZ4 cannot expand by more than 255.
-            return _inflate_into(cramjam.lz4, data, min(size_max, 255 * len(data) + 64))
+            bytes_max = min(size_max, _LZ4_RATIO_MAX * len(data) + 64)
+            return _inflate_into(cramjam.lz4, data, bytes_max)
         if codec_id == ZSTD:
             return _inflate_into(cramjam.zstd, data, size_max)
     except (zlib.error, cramjam.DecompressionError, struct.error, ValueError) as error:
@@ -79,15 +83,20 @@ def decompress(codec_id: int, data: Buffer, size_max: int) -> Buffer:
 
 def _gunzip(data: Buffer, size_max: int) -> bytes:
     out = bytearray()
-    rest = bytes(data)
-    while rest:  # a gzip file may have several members
+    view = memoryview(data)
+    pos = 0
+    while pos < len(view):  # a gzip file may have several members
         inflate = zlib.decompressobj(wbits=_GZIP_WBITS)
-        out += inflate.decompress(rest, size_max - len(out) + 1)
-        if len(out) > size_max:
-            raise ValueError("the output is larger")
-        if not inflate.eof:
-            raise ValueError("the input is truncated")
-        rest = inflate.unused_data
+        while not inflate.eof:
+            # In pieces: zlib copies what follows the end of a member, and there may be as many
+            # members as the input has times 20 bytes.
+            piece = view[pos : pos + _GZIP_PIECE_BYTES]
+            if not piece:
+                raise ValueError("the input is truncated")
+            out += inflate.decompress(piece, size_max - len(out) + 1)
+            if len(out) > size_max:
+                raise ValueError("the output is larger")
+            pos += len(piece) - len(inflate.unused_data)
     return bytes(out)
 
 
@@ -99,8 +108,9 @@ def _inflate_into(codec: Any, data: Buffer, size_max: int) -> memoryview:
         try:
             size = codec.decompress_into(data, out)
             return memoryview(out)[:size].toreadonly()
-        except cramjam.DecompressionError:  # too small a buffer or bad bytes: the same error
-            if capacity == size_max:
+        except cramjam.DecompressionError as error:
+            # Bad bytes are the same exception; only for want of room is more of it any use.
+            if capacity == size_max or _NO_ROOM not in str(error):
                 raise
             capacity = min(size_max, capacity * _RATIO_GUESS)
 
@@ -134,4 +144,6 @@ def _decompress_snappy_block(block: memoryview, size_max: int) -> bytes:
     size = cramjam.snappy.decompress_raw_len(block)
     if size > size_max:
         raise ValueError("the output is larger")
+    if size > _SNAPPY_RATIO_MAX * len(block) + 64:  # cramjam makes room for it before it looks
+        raise ValueError(f"a block of {len(block)} bytes says that it has {size}")
     return bytes(cramjam.snappy.decompress_raw(block))
