@@ -1,13 +1,65 @@
 """The command line: one module a command, imported when that command is used.
 
-Which process: the one that the operator starts; `start` becomes the supervisor.
+Which process: the one that the operator starts; `start` becomes the supervisor. Client commands
+speak Kafka's protocol to any broker and import neither storage nor the server.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import click
 
 from rpk_py import __version__
+
+# Where --brokers of a command's groups is kept (click's meta is one for a command and its groups).
+BROKERS = "rpk_py.brokers"
+
+# command -> (its loader, one line for --help)
+Loaders = Mapping[str, tuple[Callable[[], click.Command], str]]
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module only when that command runs: a start stays fast."""
+
+    def __init__(
+        self,
+        *args: object,
+        loaders: Loaders | None = None,
+        aliases: Mapping[str, str] | None = None,
+        **kwargs: object,
+    ) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self._loaders = loaders or {}
+        self._aliases = aliases or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._loaders)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = self._loaders.get(self._aliases.get(cmd_name, cmd_name))
+        return found and found[0]()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self._loaders.items()])
+
+
+def keep_brokers(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    """Callback of --brokers of a group: the command below, which knows it too, takes it."""
+    if value is not None:
+        ctx.meta[BROKERS] = value
+
+
+# For groups. A command has `client.brokers_option`, which goes before this one if both are given.
+group_brokers_option = click.option(
+    "--brokers",
+    "-b",
+    metavar="HOST:PORT,...",
+    expose_value=False,
+    callback=keep_brokers,
+    help="The brokers that commands below connect to; may also stand behind the command.",
+)
 
 
 def _start() -> click.Command:
@@ -16,35 +68,31 @@ def _start() -> click.Command:
     return start
 
 
+def _run() -> click.Command:
+    from rpk_py.cli.run import run
+
+    return run
+
+
 def _debug() -> click.Command:
     from rpk_py.cli.debug import debug
 
     return debug
 
 
-# command -> (its loader, one line for --help)
-_COMMANDS = {
+_COMMANDS: Loaders = {
     "start": (_start, "Start the broker."),
+    "run": (_run, "Run a command with a throw-away broker."),
     "debug": (_debug, "Look into files of a data directory."),
 }
 
 
-class _LazyGroup(click.Group):
-    """Imports a command's module only when that command runs: a start stays fast."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        found = _COMMANDS.get(cmd_name)
-        return found and found[0]()
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    loaders=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="rpk-py")
+@group_brokers_option
 def root() -> None:
     """A Kafka-compatible message broker: what it has acknowledged is on disk."""
