@@ -324,6 +324,7 @@ class Supervisor:
                         silent_s=self._config.shard_silent_s_max,
                     )
                     shard.kill()
+                    self._controller.detach(shard.node_id)  # it serves no more, reaped or not
 
     def _expect(self, shard: ShardLink) -> None:
         """Leave a shard out of Metadata if it does not serve in time.

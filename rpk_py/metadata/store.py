@@ -31,7 +31,8 @@ class MetadataStore(Protocol):
     def commit(self, delta: Delta) -> None:
         """Persist one delta on top of revision delta.revision - 1.
 
-        Raises: StoreError  nothing of the delta was stored
+        Raises: StoreError  all of the delta may be stored, or nothing: `load` tells, after the
+                store was closed and opened
         """
 
     def allocate_producer_ids(self, count: int) -> int:

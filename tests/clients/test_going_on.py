@@ -29,9 +29,8 @@ GAP_S_MAX = 2.0  # a busy machine has some; whoever waited for the supervisor sh
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
     """Four shards that go through everything of this file."""
     directory = tmp_path_factory.mktemp("going-on")
-    running = RunningBroker(
-        directory / "data", directory / "broker.log", {"restart_backoff_s": 0.01}, shards=SHARDS
-    )
+    settings = {"restart_backoff_s": 0.01, "shard_silent_s_max": 2.0}
+    running = RunningBroker(directory / "data", directory / "broker.log", settings, shards=SHARDS)
     try:
         yield running.start()
         running.stop()
@@ -62,6 +61,14 @@ def kill_each_shard(broker: RunningBroker, go_on: Callable[[], None]) -> None:
         go_on()
 
 
+def hang_a_shard(broker: RunningBroker, go_on: Callable[[], None]) -> None:
+    hung = broker.shard_pids[1]
+    os.kill(hung, signal.SIGSTOP)
+    create_topic(broker, partitions=PARTITIONS)  # waits for that shard, and so shows that it hangs
+    wait_until(lambda: broker.shard_pids[1] != hung, "a new shard is ready")
+    go_on()
+
+
 def kill_the_supervisor(broker: RunningBroker, go_on: Callable[[], None]) -> None:
     broker.kill_supervisor()
     broker.start()
@@ -77,7 +84,7 @@ def change_smp(broker: RunningBroker, go_on: Callable[[], None]) -> None:
 
 
 @pytest.mark.parametrize(
-    "disturb", [restart_twice, kill_each_shard, kill_the_supervisor, change_smp]
+    "disturb", [restart_twice, kill_each_shard, hang_a_shard, kill_the_supervisor, change_smp]
 )
 def test_clients_go_on_by_themselves(
     broker: RunningBroker, disturb: Callable[[RunningBroker, Callable[[], None]], None]
