@@ -42,7 +42,7 @@ def observe(target: Target, sent: Sent, deadline_s: float = DEADLINE_S) -> Obser
     except Closed:
         seen.closed = True
     except TimeoutError:
-        seen.problem = f"neither an answer nor a close in {deadline_s:g} s"
+        seen.hung = True
     except ValueError as error:
         seen.problem = str(error)
     finally:

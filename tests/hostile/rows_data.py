@@ -182,32 +182,25 @@ def _of(build: _Build, where: Where, version: int) -> Callable[[Target], Any]:
 
 def _produce(name: str, expect: Expect, source: str, version: int = 9, **more: Any) -> Row:
     answered = more.pop("answered", True)
-    kafka, why = more.pop("kafka", None), more.pop("why", "")
     send = asks(lambda target: produce(target, **more), version, answered=answered)
-    return Row(f"Produce with {name}", send, expect, source, kafka, why)
+    return Row(f"Produce with {name}", send, expect, source)
 
 
 def _fetch(name: str, expect: Expect, source: str, version: int = 12, **more: Any) -> Row:
-    kafka, why = more.pop("kafka", None), more.pop("why", "")
     return Row(
         f"Fetch with {name}",
         asks(lambda target: fetch(target, **more), version),
         expect,
         source,
-        kafka,
-        why,
     )
 
 
 def _offsets(name: str, error: ErrorCode, source: str, version: int = 7, **more: Any) -> Row:
-    kafka, why = more.pop("kafka", None), more.pop("why", "")
     return Row(
         f"ListOffsets with {name}",
         asks(lambda target: list_offsets(target, **more), version),
         answer(ANSWERED, error),
         source,
-        kafka,
-        why,
     )
 
 
@@ -380,18 +373,12 @@ ROWS = [
         asks(lambda target: produce(target, times=0), 9),
         answer("responses.#", 1, **{"responses.0.partition_responses.#": 0}),
         _MANAGER,
-        kafka=answer("responses.#", 0),
-        why="Kafka groups its answer by partition, so nothing is left of the topic; ours mirrors"
-        " the request. No client asks that",
     ),
     Row(
         "Produce to one partition twice",
         asks(lambda target: produce(target, times=2), 9),
         Expect(({PRODUCED: 0, "responses.0.partition_responses.1.error_code": 0},)),
         "each batch is a batch",
-        kafka=answer(PRODUCED, 0, **{"responses.0.partition_responses.#": 1}),
-        why="Kafka keeps the last batch of a partition that stands twice and drops the others"
-        " without a word; here each is written and answered",
     ),
     # -- Fetch ---------------------------------------------------------------------------------
     *(

@@ -147,9 +147,6 @@ ROWS = [
         lambda _: good_then(frame(b"", -1)),
         Expect(_THREE, closes=True),
         "what was asked before is answered",
-        kafka=CLOSE,
-        why="Kafka drops requests that it has read with the connection. An answer that is ready"
-        " costs nothing, and tells the client which of its requests it was",
     ),
     Row(
         "several requests and an unknown API in one segment",
@@ -218,7 +215,12 @@ ROWS = [
         answer(),
         _PARSE,
     ),
-    Row("a client id of -2 bytes", raw(flexible(b"\0\0", client_id=b"\xff\xfe")), CLOSE, _PARSE),
+    Row(
+        "a client id of -2 bytes",
+        raw(flexible(b"\0\0", client_id=b"\xff\xfe")),
+        CLOSE,
+        _PARSE,
+    ),
     Row(
         "a client id longer than the frame",
         raw(flexible(b"\0\0", client_id=b"\x7f\xff")),
@@ -233,8 +235,6 @@ ROWS = [
         ),
         CLOSE,
         "strings are UTF-8",
-        kafka=answer(),
-        why="Java replaces what is not UTF-8; two names could then become one",
     ),
     *(
         Row(f"correlation id {n}", lambda _, n=n: with_correlation_id(n), answer(), _PARSE)
@@ -251,8 +251,6 @@ ROWS = [
         lambda _: tagged(b"\x02\x63\x01a\x63\x01b"),
         answer(),
         _KIP_482,
-        kafka=CLOSE,
-        why="Kafka refuses tags that do not rise; what is skipped needs no order",
     ),
     Row(
         "2^31-1 tagged fields in the header",

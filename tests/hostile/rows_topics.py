@@ -232,9 +232,6 @@ ROWS = [
             f"{n:,} partitions",
             lambda name, n=n: topic(name, n),
             ErrorCode.INVALID_PARTITIONS,
-            kafka=answer(TOPIC_ERROR, ErrorCode.POLICY_VIOLATION),
-            why="a topic has a limit of its own here (partitions_per_topic_max); Kafka has one of"
-            " 10,000 for all topics of a request, which is our second",
         )
         for n in (INT32_MAX, 1_000_000)
     ),
@@ -469,7 +466,7 @@ ROWS = [
             f"DescribeTopicPartitions of at most {n:,}",
             lambda target, n=n: page(target.topic.name, limit=n),
             0,
-            answer("topics.#", 0),
+            answer("topics.0.partitions.#", 1, **{"next_cursor.partition_index": 1}),
             "DescribeTopicPartitionsRequestHandler of Apache Kafka",
         )
         for n in (0, -1, -(2**31))

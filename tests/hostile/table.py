@@ -2,7 +2,7 @@
 
 A row is data: its requests are built for a `Target` (topics that exist there, who leads them), its
 expectation compares by value and prints as text. Where Apache Kafka answers otherwise and we mean
-to differ, the row says so (`kafka`) and why; a replay shows both next to what a broker did.
+to differ, deviations.py says so, and why; a replay shows both next to what a broker did.
 """
 
 from __future__ import annotations
@@ -54,15 +54,19 @@ class Expect:
     answers  of each answer, in order: paths of fields and their values; a value may be a function
              of the target. A path steps through fields and list items: "topics.0.error_code"
     closes   the broker closes the connection after them
+    hangs    nothing more comes, not even to what is asked next; only Apache Kafka may do so
     """
 
     answers: tuple[Values, ...] = ()
     closes: bool = False
+    hangs: bool = False
 
     def __str__(self) -> str:
         words = [describe_values(values) for values in self.answers]
         if self.closes:
             words.append("close")
+        if self.hangs:
+            words.append("neither an answer nor a close")
         return ", ".join(words) or "no answer"
 
 
@@ -74,8 +78,6 @@ class Row:
     send    builds the bytes for a target
     expect  what rpk-py does
     source  why: a KIP, a class of Apache Kafka, a page of ours
-    kafka   what Apache Kafka 4.1 does where that is something else and is meant to stay so
-    why     the reason to differ; goes with `kafka`
     nodes   brokers that the row needs
     """
 
@@ -83,24 +85,20 @@ class Row:
     send: Callable[[Target], Sent]
     expect: Expect
     source: str
-    kafka: Expect | None = None
-    why: str = ""
     nodes: int = 1
-
-    def __post_init__(self) -> None:
-        assert (self.kafka is None) == (not self.why), f"{self.name}: a deviation has a reason"
 
 
 @dataclass(slots=True)
 class Observed:
     """What a broker did with a row.
 
-    problem  what no row expects: no answer in time, an answer that cannot be decoded, or one to
-             something else
+    hung     nothing came in time
+    problem  what no row expects: an answer that cannot be decoded, or one to something else
     """
 
     answers: list[Any] = field(default_factory=list)  # None: of an API that is not decoded here
     closed: bool = False
+    hung: bool = False
     problem: str = ""
     took_s: float = 0.0
 
@@ -108,6 +106,7 @@ class Observed:
         """Whether this is what was expected."""
         return (
             not self.problem
+            and self.hung == expect.hangs
             and self.closed == expect.closes
             and len(self.answers) == len(expect.answers)
             and all(
@@ -128,6 +127,8 @@ class Observed:
             words.append(describe_values(found))
         if self.problem:
             words.append(self.problem)
+        elif self.hung:
+            words.append("neither an answer nor a close")
         elif self.closed:
             words.append("close")
         return ", ".join(words) or "no answer"
@@ -217,3 +218,4 @@ def answer(path: str = "", value: Any = 0, **more: Any) -> Expect:
 
 CLOSE = Expect(closes=True)
 NO_ANSWER = Expect()
+HANG = Expect(hangs=True)

@@ -22,6 +22,7 @@ from kafka_protocol.messages.create_topics import (
 )
 from kafka_protocol.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
 from kafka_protocol.messages.fetch import FetchPartition, FetchRequest, FetchTopic
+from kafka_protocol.messages.init_producer_id import InitProducerIdRequest
 from kafka_protocol.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kafka_protocol.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 from kafka_protocol.record_batch import build_batch
@@ -125,6 +126,8 @@ class Target:
         self.dump = self.create_topic("dump")  # where batches go that are not what they say
         self.dotted = self.create_topic("with.dot")
         self._health = self.create_topic("health")
+        while self._good.ask(InitProducerIdRequest(None, 60_000), 4).error_code:
+            time.sleep(0.02)  # another Kafka gets its first block of ids now
         for _ in range(2):
             records = [(b"key", b"value %d" % i) for i in range(HELD_RECORDS // 2)]
             self.append(self.topic, bytes(build_batch(records, timestamp_ms=FIRST_MS)))
