@@ -27,8 +27,8 @@ GIB = 1024 * MIB
 
 SHARDS_PER_HOST_MAX = 128  # node id = host_id * 128 + shard, so 127 is the last shard index
 
-IO_BACKENDS = ("auto", "liburing", "threads")
-IoBackend: TypeAlias = Literal["auto", "liburing", "threads"]
+IO_BACKENDS = ("auto", "liburing", "ring", "threads")
+IoBackend: TypeAlias = Literal["auto", "liburing", "ring", "threads"]
 
 _PORT_MAX = 65535
 _INT32_MAX = 2**31 - 1

@@ -22,8 +22,9 @@ from rpk_py.metadata.sqlite_store import SqliteStore
 from rpk_py.metadata.state import ClusterState, NodeState
 from rpk_py.metadata.store import StoreError
 from rpk_py.startup_error import StartupError
-from storage.backend import probe_liburing
+from storage.backend import settle_backend
 from storage.disk import open_segment
+from storage.errors import DiskUnavailable
 
 METADATA_FILE = "metadata.db"
 STATUS_FILE = "broker.json"
@@ -60,7 +61,7 @@ def prepare(config: Config, log: Any) -> Prepared:
 
 def _prepare_locked(config: Config, lock_fd: int, log: Any) -> Prepared:
     _remove_status(config.data_dir / STATUS_FILE)
-    config, refusal = _probe_disk(config)
+    config, lost = _settle_disk(config)
     kafka = listeners.bind_shards(config)
     admin = listeners.bind(
         config.admin_host, config.admin_port, config.admin_connections_max, "--admin-addr"
@@ -84,8 +85,8 @@ def _prepare_locked(config: Config, lock_fd: int, log: Any) -> Prepared:
         data_dir.drop_unused_pools(config.data_dir, config.node_ids)
     except OSError as error:
         log.warning("retired segments of former shards cannot be deleted", reason=str(error))
-    if refusal is not None:
-        log.warning("io_uring is not used: disk I/O runs in threads", reason=refusal)
+    if lost is not None:
+        log.warning(lost)
     _warn_of_buffered_io(config.data_dir, log)
     claimed, core_fds = cores.claim(config, log.warning)
     return Prepared(config, state, store, kafka, admin, lock_fd, claimed, core_fds)
@@ -145,17 +146,13 @@ def random_id() -> bytes:
     return os.urandom(16)
 
 
-def _probe_disk(config: Config) -> tuple[Config, str | None]:
-    """Settle "auto" once for all shards, in a forked child where a wrong build may die.
-
-    Returns: (the configuration to run with, why io_uring is not used although it was wanted)
-    """
-    reason = None if config.io_backend == "threads" else probe_liburing()
-    if reason is None:
-        return config, None
-    if config.io_backend == "liburing":
-        raise StartupError(f"--io-backend liburing was asked for, but {reason}")
-    return dataclasses.replace(config, io_backend="threads"), reason
+def _settle_disk(config: Config) -> tuple[Config, str | None]:
+    """What works for all shards. Returns: (the configuration to run with, what was lost or None)"""
+    try:
+        backend, lost = settle_backend(config.io_backend)
+    except DiskUnavailable as error:
+        raise StartupError(f"{error} (--io-backend)") from None
+    return dataclasses.replace(config, io_backend=backend), lost
 
 
 def _nodes(config: Config, kafka: list[socket.socket]) -> list[NodeState]:

@@ -1,6 +1,6 @@
 """The seam between storage and the machine: the `Disk` protocol and blocking file helpers.
 
-A shard owns one Disk, made by storage/backend.py (`UringDisk` or `ThreadedDisk`) or by a test or
+A shard owns one Disk, made by storage/backend.py (a `QueuedDisk`) or by a test or
 simulator. Everything that a log writes or reads goes through it, always whole aligned blocks.
 
 Invariants:  a write is durable when its `done` is called with its full length (RWF_DSYNC);
@@ -48,7 +48,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Disk(Protocol):
     """Durable aligned writes and reads for one shard. Loop thread only."""
 
-    name: str  # "liburing" or "threads"
+    name: str  # "liburing", "ring" or "threads"
     writes: int  # queued ever, likewise the other counters
     write_bytes: int
     reads: int

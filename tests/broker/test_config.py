@@ -33,7 +33,7 @@ def test_node_ids_are_host_id_times_128_plus_shard() -> None:
         ("log_level", "loud", "one of debug, info"),
         ("lock_wait_s", float("nan"), "between 0.0 and 3600.0"),
         ("kafka_host", "", "not empty"),
-        ("io_backend", "magic", "one of auto, liburing, threads"),
+        ("io_backend", "magic", "one of auto, liburing, ring, threads"),
         ("max_message_bytes", 200_000_000, "must not exceed frame_bytes_max"),
         ("restart_backoff_s", 9.0, "must not exceed restart_backoff_s_max"),
     ],

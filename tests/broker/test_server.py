@@ -71,7 +71,7 @@ def test_nobody_is_admitted_while_the_broker_stops(tmp_path: Path) -> None:
 # -- a real socket -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["threads", "liburing"])
+@pytest.mark.parametrize("backend", ["threads", "ring", "liburing"])
 def test_produce_and_fetch_over_a_real_socket(tmp_path: Path, backend: str) -> None:
     async def ask(
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter],

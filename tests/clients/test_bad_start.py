@@ -254,6 +254,11 @@ def io_uring_refused(site: Site) -> None:
     site.in_child = without_io_uring
 
 
+def ring_refused(site: Site) -> None:
+    site.arguments += ["--io-backend", "ring"]
+    site.in_child = without_io_uring
+
+
 BAD: list[tuple[Callable[[Site], None], str]] = [
     (wrong_in_file, r"kafka_port=99999 in {root}/rpk.toml:2 is .*must be between 0 and 65535"),
     (wrong_in_environment, r"flush_ms=soon in RPK_FLUSH_MS is not valid: must be a whole number"),
@@ -276,7 +281,8 @@ BAD: list[tuple[Callable[[Site], None], str]] = [
     (lost_metadata, r"{root}/data/metadata.db is missing or was replaced by an empty one"),
     (of_another_host, r".*belongs to host_id 0, but host_id is 3"),
     (without_assertions, r".*without python -O"),
-    (io_uring_refused, r"--io-backend liburing was asked for, but .*seccomp"),
+    (io_uring_refused, r"the disk backend liburing was asked for, but .*seccomp"),
+    (ring_refused, r"the disk backend ring was asked for, but .*seccomp"),
 ]
 
 

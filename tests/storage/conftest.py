@@ -16,6 +16,8 @@ Scenario = Callable[[Disk], Awaitable[None]]
 LOOPS = {
     "liburing": ("liburing", "asyncio"),
     "liburing-uvloop": ("liburing", "uvloop"),
+    "ring": ("ring", "asyncio"),
+    "ring-uvloop": ("ring", "uvloop"),
     "threads": ("threads", "asyncio"),
 }
 
