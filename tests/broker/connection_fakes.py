@@ -28,7 +28,16 @@ from kafka_protocol.schema import info_of
 from rpk_py.config import Config
 from rpk_py.connection import Connection
 from rpk_py.context import Broker
-from rpk_py.metadata.requests import DeleteResult, TopicResult, TopicSpec
+from rpk_py.metadata.config_plan import plan_alter_configs
+from rpk_py.metadata.requests import (
+    ConfigResource,
+    ConfigResult,
+    DeleteResult,
+    PartitionsResult,
+    PartitionsSpec,
+    TopicResult,
+    TopicSpec,
+)
 from rpk_py.metadata.state import (
     Change,
     ClusterState,
@@ -40,7 +49,11 @@ from rpk_py.metadata.state import (
     TopicState,
     apply,
 )
-from rpk_py.metadata.topic_plan import plan_create_topics, plan_delete_topics
+from rpk_py.metadata.topic_plan import (
+    plan_create_partitions,
+    plan_create_topics,
+    plan_delete_topics,
+)
 from rpk_py.metrics import ShardMetrics
 from rpk_py.partition import Partition
 from rpk_py.partition_table import PartitionTable
@@ -153,6 +166,24 @@ class Controller:
         results, deleted = plan_delete_topics(self.state, topics)
         if deleted:
             await self.commit(*deleted)
+        return results
+
+    async def create_partitions(
+        self, specs: list[PartitionsSpec], timeout_ms: int, validate_only: bool
+    ) -> list[PartitionsResult]:
+        await self._wait()
+        results, changes = plan_create_partitions(self.state, specs, self.config)
+        if changes and not validate_only:
+            await self.commit(*changes)
+        return results
+
+    async def alter_configs(
+        self, resources: list[ConfigResource], incremental: bool, validate_only: bool
+    ) -> list[ConfigResult]:
+        await self._wait()
+        results, changes = plan_alter_configs(self.state, self.config, resources, incremental)
+        if changes and not validate_only:
+            await self.commit(*changes)
         return results
 
     async def allocate_producer_ids(self) -> tuple[int, int]:

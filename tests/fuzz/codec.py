@@ -1,0 +1,197 @@
+"""Targets: frames in both directions, the functions written by hand, record batches."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Coroutine, Iterator
+from contextlib import suppress
+from typing import Any
+
+from kafka_protocol import frame
+from kafka_protocol.api import SUPPORTED
+from kafka_protocol.closures import compile_decoder, compile_encoder
+from kafka_protocol.errors import DecodeError, UnsupportedVersion
+from kafka_protocol.record_batch import (
+    Record,
+    build_batch,
+    iter_batches,
+    iter_records,
+    parse_header,
+)
+from kafka_protocol.schema import info_of
+from kafka_protocol.wire import UNLIMITED
+from storage import timestamps
+from tests.fuzz.target import Target
+from tests.protocol import golden
+from tests.protocol.cases import BATCHES
+from tests.protocol.values import outcome
+
+INFLATED_BYTES_MAX = 1 << 20
+_WHICH = struct.Struct(">hh")  # api key and version before an input that does not say its own
+_TWINS: list[Any] = list(frame.HAND_DECODERS)
+
+
+# -- requests --------------------------------------------------------------------------------
+
+
+def decode_any_request(data: bytes) -> None:
+    """A message or one of two errors; a message survives being encoded again."""
+    try:
+        header, message = frame.decode_request(memoryview(data))
+    except (DecodeError, UnsupportedVersion):
+        return
+    again = frame.encode_request(
+        message, header.api_version, header.correlation_id, header.client_id
+    )
+    assert frame.decode_request(memoryview(again)[4:]) == (header, message)
+
+
+def request_seeds() -> Iterator[bytes]:
+    for case in golden.REQUESTS:
+        yield case.frame
+    for spec in SUPPORTED.values():  # every version, if only by its smallest message
+        for version in range(spec.min_version, spec.max_version + 1):
+            yield frame.encode_request(spec.request(), version, 7, "fuzz")[4:]
+
+
+# -- responses -------------------------------------------------------------------------------
+
+
+def decode_any_response(data: bytes) -> None:
+    """As for requests; and where a response is encoded by hand, its schema gives the same bytes."""
+    if len(data) < _WHICH.size:
+        return
+    api_key, version = _WHICH.unpack_from(data)
+    spec = SUPPORTED.get(api_key)
+    if spec is None or not spec.min_version <= version <= spec.max_version:
+        return
+    try:
+        correlation_id, message = frame.decode_response(api_key, version, memoryview(data)[4:])
+    except DecodeError:
+        return
+    parts = frame.encode_response(api_key, version, correlation_id, message)
+    whole = b"".join(parts)
+    again = frame.decode_response(api_key, version, memoryview(whole)[4:])
+    assert again == (correlation_id, message)
+    by_schema = bytearray()
+    compile_encoder(spec.response, version)(by_schema, message)
+    assert whole.endswith(by_schema)
+
+
+def response_seeds() -> Iterator[bytes]:
+    for case in golden.RESPONSES:
+        yield _WHICH.pack(info_of(type(case.message)).api_key, case.version) + case.frame
+    for spec in SUPPORTED.values():
+        for version in range(spec.min_version, spec.max_version + 1):
+            parts = frame.encode_response(spec.key, version, 7, spec.response())
+            yield _WHICH.pack(spec.key, version) + b"".join(parts)[4:]
+
+
+# -- decoders written by hand ----------------------------------------------------------------
+
+
+def compare_twins(data: bytes) -> None:
+    """A decoder written by hand and the one of its schema: the same value, or both refuse."""
+    if len(data) < 2:
+        return
+    cls = _TWINS[data[0] % len(_TWINS)]
+    first, last = info_of(cls).versions
+    version = first + data[1] % (last - first + 1)
+    by_hand = outcome(frame.HAND_DECODERS[cls](version, UNLIMITED), data[2:])
+    assert by_hand == outcome(compile_decoder(cls, version), data[2:])
+
+
+def twin_seeds() -> Iterator[bytes]:
+    for case in golden.REQUESTS:
+        cls = type(case.message)
+        if cls in frame.HAND_DECODERS:
+            body = bytearray()
+            compile_encoder(cls, case.version)(body, case.message)
+            yield bytes((_TWINS.index(cls), case.version - info_of(cls).versions[0])) + body
+
+
+# -- record batches --------------------------------------------------------------------------
+
+
+class _Bytes:
+    """A log that is these bytes: what storage.timestamps searches."""
+
+    def __init__(self, data: bytes, end: int) -> None:
+        self._data = data
+        self._end = end
+        self.log_start_offset = 0
+
+    async def read(
+        self, offset: int, limit_offset: int, max_bytes: int, at_least_one: bool = True
+    ) -> tuple[list[memoryview], int]:
+        return [memoryview(self._data)], limit_offset
+
+
+def read_any_batches(data: bytes) -> None:
+    """Batches and records, or DecodeError; what is read can be built again; a search by time
+    finds what a look at every record finds."""
+    rows: list[Record] = []
+    ends = [0]
+    with suppress(DecodeError):
+        parse_header(data)
+        for pos, header in iter_batches(data, 0, len(data)):
+            batch = data[pos : pos + header.size_bytes]
+            records = list(iter_records(batch, INFLATED_BYTES_MAX))
+            assert len(records) == max(header.record_count, 0)
+            assert sum(len(r.key or b"") + len(r.value or b"") for r in records) < 1 << 20
+            rows += records
+            ends.append(pos + header.size_bytes)
+            if records and header.record_count < 1000:
+                _check_rebuilt(records)
+    sound = data[: ends[-1]]
+    if rows and len(rows) < 1000 and all(row.offset >= 0 for row in rows):
+        _check_searches(_Bytes(sound, 1), sound, rows)
+
+
+def _check_rebuilt(records: list[Record]) -> None:
+    base = records[0]
+    with suppress(struct.error):  # deltas of 64 bits may not fit the header of another batch
+        built = build_batch(records, base_offset=base.offset)
+        assert list(iter_records(built, INFLATED_BYTES_MAX)) == records
+
+
+def _check_searches(log: Any, data: bytes, rows: list[Record]) -> None:
+    """With headers that tell the truth about their largest timestamp."""
+    for pos, header in iter_batches(data, 0, len(data)):
+        inside = [r.timestamp for r in iter_records(data[pos:], INFLATED_BYTES_MAX)]
+        if header.timestamp_type or max(inside, default=0) != header.max_timestamp:
+            return
+    wanted = rows[len(rows) // 2].timestamp
+    first = next((r.offset, r.timestamp) for r in rows if r.timestamp >= wanted)
+    assert _result(timestamps.first_at_or_after(log, (), wanted, 1)) == first
+    most = max(row.timestamp for row in rows)
+    first = next((r.offset, r.timestamp) for r in rows if r.timestamp == most)
+    assert _result(timestamps.largest(log, (), 1)) == first
+
+
+def _result(work: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine returns that waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it waits")
+
+
+def batch_seeds() -> Iterator[bytes]:
+    yield from BATCHES
+    yield b"".join(BATCHES)
+    rows = [Record(i, 1_700_000_000_000 - i % 3, b"k" * i, None, [("h", b"")]) for i in range(9)]
+    for codec in range(5):
+        yield bytes(build_batch(rows, compression=codec))
+    for first, second in itertools.pairwise(BATCHES):
+        yield first + second
+
+
+TARGETS = [
+    Target("requests", decode_any_request, request_seeds),
+    Target("responses", decode_any_response, response_seeds),
+    Target("twins", compare_twins, twin_seeds),
+    Target("records", read_any_batches, batch_seeds),
+]
