@@ -74,6 +74,12 @@ def _run() -> click.Command:
     return run
 
 
+def _doctor() -> click.Command:
+    from rpk_py.cli.doctor import doctor
+
+    return doctor
+
+
 def _debug() -> click.Command:
     from rpk_py.cli.debug import debug
 
@@ -83,6 +89,7 @@ def _debug() -> click.Command:
 _COMMANDS: Loaders = {
     "start": (_start, "Start the broker."),
     "run": (_run, "Run a command with a throw-away broker."),
+    "doctor": (_doctor, "Find out why clients have trouble with a cluster."),
     "debug": (_debug, "Look into files of a data directory."),
 }
 

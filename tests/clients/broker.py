@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,7 +60,7 @@ def show_broker_logs(item: pytest.Item, report: pytest.TestReport) -> None:
                 report.sections.append((f"log of {name}", value.log_text()))
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
     """Whether a process exists and is not just waiting for its parent to note its end."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
@@ -99,6 +99,7 @@ class RunningBroker:
              settings  --set NAME=VALUE
              pinned    False: --overprovisioned, so that tests share their cores
              shards    --smp; may be set to less, and back, between two starts
+             command   what is called with "start" and its options
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class RunningBroker:
         settings: Mapping[str, object] | None = None,
         pinned: bool = False,
         shards: int = 1,
+        command: Sequence[str] = (sys.executable, "-m", "rpk_py"),
     ) -> None:
         self.data_dir = data_dir
         self.log_path = log_path
@@ -116,6 +118,7 @@ class RunningBroker:
         self.admin_port = self.port + shards
         self._settings = dict(settings or {})
         self._pinned = pinned
+        self._command = tuple(command)
         self._process: subprocess.Popen[bytes] | None = None
 
     # -- addresses and processes -----------------------------------------------------------
@@ -156,7 +159,7 @@ class RunningBroker:
     def start(self) -> RunningBroker:
         """Start it and return when it is ready."""
         assert self._process is None, "the broker runs already"
-        command = [sys.executable, "-m", "rpk_py", "start", "--log-format", "json"]
+        command = [*self._command, "start", "--log-format", "json"]
         command += ["--data-dir", str(self.data_dir), "--kafka-addr", self.address]
         command += ["--admin-addr", f"127.0.0.1:{self.admin_port}"]
         command += ["--smp", str(self.shards)]
@@ -221,7 +224,7 @@ class RunningBroker:
         self._process.kill()
         self._process.wait(STOP_S_MAX)
         self._process = None
-        wait_until(lambda: not any(map(_runs, shards)), "the shards are gone")
+        wait_until(lambda: not any(map(runs, shards)), "the shards are gone")
 
     def kill_shard(self, index: int = 0) -> None:
         """SIGKILL to a shard; returns when the supervisor has replaced it and all are ready."""
