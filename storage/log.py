@@ -69,6 +69,7 @@ class Log:
         self._segments = segments
         self.epochs = epochs
         self.log_start_offset = log_start_offset
+        self.looks_inside = context.looks_inside
         self._spans = Spans()
         active = segments[-1] if segments else None
         self._appender = SegmentAppender(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from kafka_protocol.record_batch import BatchHeader
@@ -55,6 +56,7 @@ class LogContext:
 
     `checkpoint_bytes`: a checkpoint each so many bytes of appends
     `lock_wait_s`: how long a segment that another process has locked is waited for
+    `looks_inside`: held by the search that looks into a batch, see timestamps.py
     """
 
     disk: Disk
@@ -67,3 +69,4 @@ class LogContext:
     now_ms: Callable[[], int]
     rng: random.Random
     report: Callable[[str], None]
+    looks_inside: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -6,21 +6,28 @@ read and the one batch that decides is looked into. Source: ListOffsets, KIP-79 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Protocol
 
 from kafka_protocol.errors import DecodeError
-from kafka_protocol.record_batch import iter_batches, iter_records
+from kafka_protocol.record_batch import BatchHeader, Record, iter_batches, iter_records
 from storage.segment import Segment
 
 SEARCH_BYTES = 1 << 20
 INFLATED_BYTES_MAX = 64 << 20  # a batch that inflates to more is not looked into
+LOOKED_INTO_RECORDS_MAX = 1_000_000  # nor one of more records: that is a second of Python
+SLICE_RECORDS = 500  # looked at between two turns of the loop: below a millisecond
+LIES_MAX = 4  # headers of a search whose timestamp no record had; the next one is believed
 
 
 class ReadableLog(Protocol):
     """The part of a log that a search needs."""
 
     log_start_offset: int
+    looks_inside: asyncio.Lock
+    """Held by the one search of a shard that looks into a batch."""
 
     async def read(
         self, offset: int, limit_offset: int, max_bytes: int, at_least_one: bool = True
@@ -80,44 +87,85 @@ def _stretch(segment: Segment, i: int) -> tuple[int, int]:
 async def _search(
     log: ReadableLog, offset: int, end: int, timestamp: int
 ) -> tuple[int, int] | None:
+    lies = 0
     while (offset := max(offset, log.log_start_offset)) < end:
         slices, offset = await log.read(offset, end, SEARCH_BYTES)
         for part in slices:
-            for pos, batch in iter_batches(part, 0, len(part)):
-                if batch.max_timestamp < timestamp:
+            for pos, header in iter_batches(part, 0, len(part)):
+                if header.max_timestamp < timestamp:
                     continue
-                whole = part[pos : pos + batch.size_bytes]
-                for at, found in _record_timestamps(whole, log.log_start_offset):
-                    if found >= timestamp:
-                        return at, found
+                if lies >= LIES_MAX:
+                    return max(header.base_offset, log.log_start_offset), header.max_timestamp
+                batch = part[pos : pos + header.size_bytes]
+                found = await _look_into(log, header, batch, timestamp)
+                if found is not None:
+                    return found
+                lies += 1
     return None
 
 
 async def _largest_in(log: ReadableLog, offset: int, end: int) -> tuple[int, int] | None:
+    """By the headers: only the batch that has it is looked into, and one that the log start cuts,
+    whose largest may be gone."""
     best: tuple[int, int] | None = None
+    holder: tuple[BatchHeader, memoryview] | None = None
     while (offset := max(offset, log.log_start_offset)) < end:
         slices, offset = await log.read(offset, end, SEARCH_BYTES)
         for part in slices:
-            for pos, batch in iter_batches(part, 0, len(part)):
-                if best is None or batch.max_timestamp > best[1]:
-                    whole = part[pos : pos + batch.size_bytes]
-                    for at, found in _record_timestamps(whole, log.log_start_offset):
-                        if best is None or found > best[1]:
-                            best = at, found
+            for pos, header in iter_batches(part, 0, len(part)):
+                if best is not None and header.max_timestamp <= best[1]:
+                    continue
+                batch = part[pos : pos + header.size_bytes]
+                if header.base_offset < log.log_start_offset:
+                    found = await _look_into(log, header, batch, None)
+                    if found is not None and (best is None or found[1] > best[1]):
+                        best, holder = found, None
+                else:
+                    best, holder = (header.base_offset, header.max_timestamp), (header, batch)
+    if holder is None:
+        return best
+    return await _look_into(log, *holder, holder[0].max_timestamp) or best
+
+
+async def _look_into(
+    log: ReadableLog, header: BatchHeader, batch: memoryview, at_least: int | None
+) -> tuple[int, int] | None:
+    """(offset, timestamp) of the first record of a batch that is not older than `at_least`, or
+    (None) of the one with the largest timestamp; of those that the log has not deleted.
+
+    Nothing looks inside a batch when it is produced: where the inside is nonsense, or too large,
+    what its header says has to do. Others are served while it is walked, and it is inflated in a
+    thread, both for one batch of a shard at a time: inflated, it may be large.
+    """
+    first = log.log_start_offset
+    by_header = max(header.base_offset, first), header.max_timestamp
+    if header.timestamp_type:  # LogAppendTime: one timestamp for the whole batch
+        return by_header
+    if header.record_count > LOOKED_INTO_RECORDS_MAX:
+        return by_header
+    records = iter_records(batch, INFLATED_BYTES_MAX)
+    best: tuple[int, int] | None = None
+    async with log.looks_inside:
+        try:
+            some = await asyncio.to_thread(_take, records) if header.compression else _take(records)
+            while some:
+                for record in some:
+                    at, found = record.offset, record.timestamp
+                    if at > header.last_offset or not -(2**63) <= found < 2**63:
+                        return by_header
+                    if at < first or (best is not None and found <= best[1]):
+                        continue
+                    if at_least is None:
+                        best = at, found
+                    elif found >= at_least:
+                        return at, found
+                await asyncio.sleep(0)
+                some = _take(records)
+        except DecodeError:
+            return by_header
     return best
 
 
-def _record_timestamps(batch: memoryview, first: int) -> Iterator[tuple[int, int]]:
-    """(offset, timestamp) of each record of one batch from offset `first` on."""
-    _pos, header = next(iter_batches(batch, 0, len(batch)))
-    if header.timestamp_type:  # LogAppendTime: one timestamp for the whole batch
-        yield max(header.base_offset, first), header.max_timestamp
-        return
-    try:
-        for record in iter_records(batch, INFLATED_BYTES_MAX):
-            if record.offset >= first:
-                yield record.offset, record.timestamp
-    except DecodeError:
-        # Nothing looks inside a batch when it is produced: where the inside is nonsense, or too
-        # large, what its header says has to do.
-        yield max(header.base_offset, first), header.max_timestamp
+def _take(records: Iterator[Record]) -> list[Record]:
+    """The next records, so few that walking them holds up nobody."""
+    return list(islice(records, SLICE_RECORDS))
