@@ -43,7 +43,10 @@ async def read_message(
         body = await reader.readexactly(size)
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
-    message = json.loads(body)
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or too deep
+        raise ChannelError(f"control message is not JSON: {error}") from error
     if not isinstance(message, dict):
         raise ChannelError("control message is not an object")
     return message, size
