@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import click
 
-from kafka_protocol.errors import ErrorCode
+from kafka_protocol.errors import DecodeError, ErrorCode
 from kafka_protocol.messages.create_topics import CreatableTopic, CreateTopicsRequest
 from kafka_protocol.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
 from kafka_protocol.messages.describe_configs import (
@@ -42,6 +42,7 @@ from kafka_protocol.messages.produce import (
     TopicProduceData,
 )
 from kafka_protocol.record_batch import build_batch, iter_batches, iter_records
+from kafka_protocol.wire import Buffer
 from rpk_py.cli.node_connection import NodeConnection, NodeError, connect, first_bytes, resolve
 from rpk_py.cli.output import clean, format_option, print_json, print_text
 
@@ -74,6 +75,14 @@ _CODE_FIXES = {
     ErrorCode.NOT_ENOUGH_REPLICAS: "bring back the brokers that hold its other replicas, or lower "
     "min.insync.replicas",
 }
+# A node that has not heard yet of a topic that is new, or that it leads it.
+_NOT_YET = (
+    ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
+    ErrorCode.UNKNOWN_TOPIC_ID,
+    ErrorCode.LEADER_NOT_AVAILABLE,
+    ErrorCode.NOT_LEADER_OR_FOLLOWER,
+)
+_AGAIN_S = 0.02
 
 T = TypeVar("T")
 
@@ -242,7 +251,7 @@ class Walk:
         addresses = await self._hop(f"{prefix}resolve", host, self._resolve(host, advice))
         step = self._connect(addresses, host, port, advice)
         connection = await self._hop(f"{prefix}connect", shown, step)
-        await self._hop(f"{prefix}api versions", shown, self._negotiate(connection, port))
+        await self._hop(f"{prefix}api versions", shown, self._negotiate(connection))
         return connection
 
     async def _resolve(self, host: str, advice: str | None) -> tuple[list[str], str]:
@@ -283,17 +292,17 @@ class Walk:
         raise Wrong(f"cannot be reached: {told}", fix)
 
     def _advertised_unreachable(self, host: str, port: int, addresses: list[str], told: str) -> str:
-        if _is_loopback(addresses) and self._open and not _is_loopback([self._open[0].peer]):
+        if _is_loopback(addresses) and self._open and not _is_loopback([self._open[0].peer[0]]):
             what = f"the broker advertises {host}, which is every client's own machine"
         else:
             what = f"the broker advertises {_shown(host, port)}, which cannot be reached from here"
         return f"{what}: {told}; the port may not be published, or not forwarded to the broker"
 
-    async def _negotiate(self, connection: NodeConnection, port: int) -> tuple[None, str]:
+    async def _negotiate(self, connection: NodeConnection) -> tuple[None, str]:
         try:
             return None, f"{await connection.negotiate()} APIs"
         except NodeError as error:
-            what = await self._what_listens(connection.peer, port, error)
+            what = await self._what_listens(*connection.peer, error)
             if what is not None:
                 raise what from None
             raise
@@ -436,7 +445,7 @@ class Walk:
             if time.monotonic() > deadline_s:
                 fix = "look into the log of the broker that shall lead it"
                 raise Wrong(f"the partition gets no leader: {_name(code)}", fix)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(_AGAIN_S)
 
     async def _produce(
         self, leader: NodeConnection, name: str, topic_id: bytes, value: bytes
@@ -444,8 +453,13 @@ class Walk:
         batch = build_batch([(b"rpk-py", value)], timestamp_ms=time.time_ns() // 1_000_000)
         data = PartitionProduceData(0, memoryview(batch))
         topic = TopicProduceData(name=name, topic_id=topic_id, partition_data=[data])
-        answer = await leader.ask(ProduceRequest(None, -1, self._timeout_ms, [topic]))
-        result = answer.responses[0].partition_responses[0]
+        deadline_s = time.monotonic() + self._timeout_s
+        while True:
+            answer = await leader.ask(ProduceRequest(None, -1, self._timeout_ms, [topic]))
+            result = answer.responses[0].partition_responses[0]
+            if result.error_code not in _NOT_YET or time.monotonic() > deadline_s:
+                break
+            await asyncio.sleep(_AGAIN_S)
         _check(result.error_code, result.error_message, "the record is refused")
         return result.base_offset, "acks=all"
 
@@ -455,27 +469,44 @@ class Walk:
         wanted = FetchPartition(0, fetch_offset=offset, partition_max_bytes=1 << 20)
         topic = FetchTopic(name, topic_id, [wanted])
         deadline_s = time.monotonic() + self._timeout_s
+        code = ErrorCode.NONE
         while time.monotonic() < deadline_s:
             answer = await leader.ask(FetchRequest(max_wait_ms=500, min_bytes=1, topics=[topic]))
             _check(answer.error_code, None, "the fetch is refused")
             part = answer.responses[0].partitions[0]
-            _check(part.error_code, None, "the fetch is refused")
-            records = b"" if part.records is None else bytes(part.records)
-            for pos, header in iter_batches(records, 0, len(records)):
-                batch = records[pos : pos + header.size_bytes]
-                for record in iter_records(batch, _INFLATED_BYTES_MAX):
-                    if record.value == value:
-                        return None, f"offset {record.offset}"
+            code = part.error_code
+            if code not in _NOT_YET:
+                _check(code, None, "the fetch is refused")
+                if value in _values(part.records):
+                    return None, f"offset {offset}"
+            await asyncio.sleep(_AGAIN_S)
         raise Wrong(
-            f"the record does not come back within {self._timeout_s:g} s",
+            f"the record does not come back within {self._timeout_s:g} s ({_name(code)})",
             "look into the leader's log: its followers, or its disk, do not keep up",
         )
 
     async def _delete(self, controller: NodeConnection, name: str) -> tuple[None, str]:
         request = DeleteTopicsRequest([DeleteTopicState(name)], [name], self._timeout_ms)
-        [topic] = (await controller.ask(request)).responses
+        # A connection of its own: the other one may be in the middle of something that failed.
+        connection = await connect(*controller.peer, self._timeout_s)
+        self._open.append(connection)
+        await connection.negotiate()
+        [topic] = (await connection.ask(request)).responses
         _check(topic.error_code, topic.error_message, f"the topic {name} cannot be deleted")
         return None, ""
+
+
+def _values(records: Buffer | list[memoryview] | None) -> list[bytes | None]:
+    """The values of fetched records.  Raises NodeError where they are none."""
+    data = b"".join(records) if isinstance(records, list) else bytes(records or b"")
+    try:
+        return [
+            record.value
+            for pos, header in iter_batches(data, 0, len(data))
+            for record in iter_records(data[pos : pos + header.size_bytes], _INFLATED_BYTES_MAX)
+        ]
+    except DecodeError as error:
+        raise NodeError("strange", f"what it sends are no records: {error.reason}") from None
 
 
 def _check(code: int, message: str | None, what: str) -> None:

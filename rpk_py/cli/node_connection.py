@@ -48,13 +48,14 @@ class NodeConnection:
         self._reader = reader
         self._writer = writer
         self._timeout_s = timeout_s
+        self._peer: tuple[str, int] = writer.get_extra_info("peername")[:2]
         self._correlation_id = 0
         self._served: dict[int, tuple[int, int]] = {}  # by `negotiate`
 
     @property
-    def peer(self) -> str:
-        """The IP address at the other end."""
-        return str(self._writer.get_extra_info("peername")[0])
+    def peer(self) -> tuple[str, int]:
+        """The IP address and port at the other end."""
+        return self._peer
 
     def close(self) -> None:
         self._writer.close()
