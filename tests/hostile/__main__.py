@@ -1,6 +1,6 @@
 """Replay the table on any Kafka and print, row by row, what it did.
 
-    python -m tests.hostile --brokers HOST:PORT [--only TEXT] [--differing]
+    python -m tests.hostile --brokers HOST:PORT [--only TEXT] [--differing] [--deadline-s S]
 
 Exits with 1 if a row came out as neither rpk-py nor Apache Kafka is known to answer.
 """
@@ -30,7 +30,7 @@ def verdict(row: Row, seen: Observed, target: Target) -> str:
     return "DIFFERENT"
 
 
-def replay(target: Target, only: str, differing: bool) -> Counter[str]:
+def replay(target: Target, only: str, differing: bool, deadline_s: float) -> Counter[str]:
     """Run the rows whose names have this text; how often there was which verdict."""
     counts: Counter[str] = Counter()
     for row in ROWS:
@@ -41,7 +41,7 @@ def replay(target: Target, only: str, differing: bool) -> Counter[str]:
             if not differing:
                 print(f"{row.name}\n    skipped: it needs {row.nodes} brokers")
             continue
-        seen = observe(target, row.send(target))
+        seen = observe(target, row.send(target), max(row.deadline_s, deadline_s))
         result = verdict(row, seen, target)
         counts[result] += 1
         if differing and result == "as expected":
@@ -60,10 +60,13 @@ def main() -> int:
     parser.add_argument("--brokers", required=True, metavar="HOST:PORT", help="the broker to ask")
     parser.add_argument("--only", default="", metavar="TEXT", help="rows with this in their name")
     parser.add_argument("--differing", action="store_true", help="leave out what is as expected")
+    parser.add_argument(
+        "--deadline-s", type=float, default=5.0, help="when to give up on a row (default: 5)"
+    )
     options = parser.parse_args()
     host, _, port = options.brokers.partition(":")
     with Target(host, int(port or 9092)) as target:
-        counts = replay(target, options.only, options.differing)
+        counts = replay(target, options.only, options.differing, options.deadline_s)
     print(", ".join(f"{count} {result}" for result, count in sorted(counts.items())))
     return 1 if counts["DIFFERENT"] else 0
 

@@ -133,6 +133,13 @@ DEVIATIONS: dict[str, Deviation] = {
         answer(OFFSET, 0, **{"topics.0.partitions.0.end_offset": 0}),
         "an epoch that cannot be; Kafka takes it for one whose records are gone",
     ),
+    # -- limits --------------------------------------------------------------------------------
+    **_all(
+        ["Metadata of 100,001 topics", "Metadata of 9 MiB"],
+        answer(),
+        "decoding is what a stranger can make us do for nothing; no client comes near the limits"
+        " (docs/PROTOCOL.md)",
+    ),
     # -- topics and configs --------------------------------------------------------------------
     **_raises(TOPIC_ERROR, "CreateTopics called 32,767 bytes", "Metadata of neither name nor id"),
     **_raises(TOPIC_ERROR, "DescribeTopicPartitions of an empty name"),

@@ -29,7 +29,7 @@ def observe(target: Target, sent: Sent, deadline_s: float = DEADLINE_S) -> Obser
     connection = Socket(target.address)
     try:
         for piece in sent.pieces:
-            connection.send(piece)
+            connection.send(piece, deadline_s)
         if sent.eof:
             connection.end()
         for _ in sent.asked:

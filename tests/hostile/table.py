@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from kafka_protocol.errors import ErrorCode
 from kafka_protocol.frame import encode_request
 from kafka_protocol.schema import info_of
-from tests.hostile.target import Target
+from tests.hostile.target import DEADLINE_S, Target
 
 CLIENT_ID = "hostile"
 FIRST_ID = 1_000  # the correlation id of a row's first request
@@ -79,6 +79,7 @@ class Row:
     expect  what rpk-py does
     source  why: a KIP, a class of Apache Kafka, a page of ours
     nodes   brokers that the row needs
+    deadline_s  by which it has come
     """
 
     name: str
@@ -86,6 +87,7 @@ class Row:
     expect: Expect
     source: str
     nodes: int = 1
+    deadline_s: float = DEADLINE_S
 
 
 @dataclass(slots=True)

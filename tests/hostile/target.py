@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from kafka_protocol.errors import ErrorCode
 from kafka_protocol.frame import decode_response, encode_request
 from kafka_protocol.messages.create_topics import (
     CreatableTopic,
@@ -23,6 +22,11 @@ from kafka_protocol.messages.create_topics import (
 from kafka_protocol.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
 from kafka_protocol.messages.fetch import FetchPartition, FetchRequest, FetchTopic
 from kafka_protocol.messages.init_producer_id import InitProducerIdRequest
+from kafka_protocol.messages.list_offsets import (
+    ListOffsetsPartition,
+    ListOffsetsRequest,
+    ListOffsetsTopic,
+)
 from kafka_protocol.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kafka_protocol.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 from kafka_protocol.record_batch import build_batch
@@ -161,7 +165,7 @@ class Target:
         deadline = time.monotonic() + SETUP_S
         while True:
             found = self.look_up(name)
-            if found is not None:
+            if found is not None and self._serves(found):
                 return found
             assert time.monotonic() < deadline, f"{name} does not get ready"
             time.sleep(0.02)  # another Kafka; rpk-py answers when it is
@@ -189,19 +193,27 @@ class Target:
             elsewhere.leader_epoch if elsewhere else -1,
         )
 
+    def _serves(self, topic: Topic) -> bool:
+        """Whether the node that Metadata names as the leader knows that, too."""
+        wanted = ListOffsetsTopic(topic.name, [ListOffsetsPartition(topic.here, timestamp=-1)])
+        answer = self._good.ask(ListOffsetsRequest(-1, topics=[wanted]), 7)
+        return not answer.topics[0].partitions[0].error_code
+
     def append(self, topic: Topic, batch: bytes) -> int:
         """Produce a sound batch as a good client does; returns its offset."""
         data = PartitionProduceData(topic.here, memoryview(batch))
         wanted = ProduceRequest(
             None, -1, 10_000, [TopicProduceData(topic.name, partition_data=[data])]
         )
-        for _ in range(100):  # another Kafka knows a new topic a moment later
-            part = self._good.ask(wanted, 9).responses[0].partition_responses[0]
-            if part.error_code != ErrorCode.UNKNOWN_TOPIC_OR_PARTITION:
-                break
-            time.sleep(0.02)
+        part = self._good.ask(wanted, 9).responses[0].partition_responses[0]
         assert part.error_code == 0, part
         return int(part.base_offset)
+
+    def try_append(self, topic: Topic, batch: bytes) -> None:
+        """Produce a batch that a broker may refuse."""
+        data = PartitionProduceData(topic.here, memoryview(batch))
+        topics = [TopicProduceData(topic.name, partition_data=[data])]
+        self._good.ask(ProduceRequest(None, -1, 10_000, topics), 9)
 
     def check_health(self) -> float:
         """A good client on another connection writes a record and reads it back; returns how

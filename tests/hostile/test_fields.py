@@ -51,6 +51,13 @@ def test_pieces_are_what_the_codec_writes(spec: ApiSpec, version: int, target: T
 
 
 @pytest.mark.parametrize(("spec", "version"), VERSIONS)
+def test_every_field_is_exchanged(spec: ApiSpec, version: int, target: Target) -> None:
+    request = base(spec, version, target)
+    exchanged = {mutant.name.partition(":")[0] for mutant in mutants(request, version)}
+    assert {piece.path for piece in pieces(request, version)} <= exchanged
+
+
+@pytest.mark.parametrize(("spec", "version"), VERSIONS)
 def test_every_field_with_hostile_values_is_answered_or_closes(
     spec: ApiSpec, version: int, target: Target, broker_log: BrokerLog
 ) -> None:

@@ -18,7 +18,7 @@ HEALTHY_S = 1.0  # a good client's write and read, on a machine that also runs o
 def test_what_arrives_has_the_outcome_of_its_row(
     row: Row, target: Target, broker_log: BrokerLog
 ) -> None:
-    seen = observe(target, row.send(target))
+    seen = observe(target, row.send(target), row.deadline_s)
     assert seen.agrees_with(row.expect, target), (
         f"expected {row.expect}, seen {seen.describe(row.expect)}; {row.source}"
     )
