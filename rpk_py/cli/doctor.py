@@ -114,7 +114,7 @@ def doctor() -> None:
     """Find out why clients have trouble with a cluster."""
 
 
-@doctor.command(name="connect")
+@doctor.command(name="connect", short_help="Walk a client's path and name the first wrong hop.")
 @click.argument("address", metavar="HOST[:PORT]")
 @click.option("--no-write", is_flag=True, help="Leave out the topic with a record there and back.")
 @click.option(
@@ -335,7 +335,15 @@ class Walk:
 
     async def _metadata(self, connection: NodeConnection, target: str) -> MetadataResponse:
         async def step() -> tuple[MetadataResponse, str]:
-            answer: MetadataResponse = await connection.ask(MetadataRequest([], False))
+            try:
+                answer: MetadataResponse = await connection.ask(MetadataRequest([], False))
+            except NodeError as error:
+                if error.kind != "unserved":
+                    raise
+                raise Wrong(
+                    f"{error}: this is a listener of controllers, which serve no clients",
+                    "use the port of a broker's listener, 9092 by default",
+                ) from None
             if not answer.brokers:
                 raise Wrong(
                     "it knows no node of its cluster",

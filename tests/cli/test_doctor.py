@@ -22,6 +22,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from kafka_protocol.api_key import ApiKey
+from kafka_protocol.frame import encode_response
+from kafka_protocol.messages.api_versions import ApiVersion, ApiVersionsResponse
 from kafka_protocol.messages.metadata import MetadataRequest
 from rpk_py.cli import root
 from tests.clients.broker import ROOT, RunningBroker, free_ports
@@ -219,6 +222,17 @@ def test_a_listener_that_says_nothing() -> None:
         hop, cause, fix = wrong_hop(address, "--timeout", "0.3")
     assert (hop, "says nothing: no answer within 0.3 s" in cause) == ("api versions", True)
     assert "SIGSTOP" in fix
+
+
+def test_a_listener_of_controllers_is_told() -> None:
+    # As Apache Kafka's KRaft controllers: ApiVersions is served there, and Metadata is not.
+    answer = ApiVersionsResponse(0, [ApiVersion(ApiKey.API_VERSIONS, 0, 4)])
+    first_correlation_id = 1
+    says = b"".join(encode_response(ApiKey.API_VERSIONS, 3, first_correlation_id, answer))
+    with listener_that(says) as address:
+        hop, cause, fix = wrong_hop(address)
+    assert (hop, "a listener of controllers" in cause) == ("metadata", True)
+    assert "broker's listener" in fix
 
 
 @pytest.mark.parametrize("shard", [0, 1])
