@@ -263,8 +263,39 @@ def build_batch(
             _write_bytes(record, header_value)
         write_varlong(body, len(record))
         body += record
+    return frame_batch(
+        body,
+        len(rows),
+        base_offset=base_offset,
+        last_offset_delta=rows[-1].offset - base_offset,
+        base_timestamp=base_timestamp,
+        max_timestamp=max(row.timestamp for row in rows),
+        compression=compression,
+        leader_epoch=leader_epoch,
+        producer_id=producer_id,
+        producer_epoch=producer_epoch,
+        base_sequence=base_sequence,
+        attributes=_TRANSACTIONAL * transactional | _CONTROL * control,
+    )
+
+
+def frame_batch(
+    body: Buffer,
+    record_count: int,
+    *,
+    last_offset_delta: int,
+    base_timestamp: int,
+    max_timestamp: int,
+    base_offset: int = 0,
+    compression: int = 0,
+    leader_epoch: int = -1,
+    producer_id: int = NO_PRODUCER_ID,
+    producer_epoch: int = -1,
+    base_sequence: int = -1,
+    attributes: int = 0,
+) -> bytearray:
+    """Put the header with a valid CRC before encoded records, which are compressed here."""
     data = compress(compression, body)
-    attributes = compression | _TRANSACTIONAL * transactional | _CONTROL * control
     out = bytearray(
         HEADER.pack(
             base_offset,
@@ -272,14 +303,14 @@ def build_batch(
             leader_epoch,
             MAGIC,
             0,
-            attributes,
-            rows[-1].offset - base_offset,
+            attributes | compression,
+            last_offset_delta,
             base_timestamp,
-            max(row.timestamp for row in rows),
+            max_timestamp,
             producer_id,
             producer_epoch,
             base_sequence,
-            len(rows),
+            record_count,
         )
     )
     out += data
