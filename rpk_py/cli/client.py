@@ -434,14 +434,25 @@ brokers_option = click.option(
 )
 
 
-def run(coroutine: Coroutine[Any, Any, object]) -> None:
+async def _unwrapped(coroutine: Coroutine[Any, Any, object]) -> None:
+    """Await it; of the errors of a TaskGroup the first one is raised by itself."""
+    try:
+        await coroutine
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
+
+
+def run(coroutine: Coroutine[Any, Any, object], *, interrupted: int = 130) -> None:
     """Run a command's coroutine; the exit code tells how it ended.
 
-    A ClientError is one line on standard error and its exit code; Ctrl-C is 130; a reader of our
-    output that went away ends the command without a word.
+    A ClientError is one line on standard error and its exit code; Ctrl-C is `interrupted`; a reader
+    of our output that went away ends the command without a word.
     """
     try:
-        asyncio.run(coroutine)
+        asyncio.run(_unwrapped(coroutine))
         sys.stdout.flush()
     except ClientError as error:
         # Imported here: output.py is of the commands, this module is below them.
@@ -450,7 +461,7 @@ def run(coroutine: Coroutine[Any, Any, object]) -> None:
         note(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(interrupted)
     except BrokenPipeError:
         # Python flushes standard output once more at its end: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
