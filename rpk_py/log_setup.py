@@ -22,6 +22,29 @@ def resolve_format(log_format: str, stream: TextIO) -> str:
     return "console" if stream.isatty() else "json"
 
 
+class _Unfailing:
+    """A stream whose writes are lost where they fail.
+
+    The log is often on the disk that the data is on. Were a full one to raise here, it would do so
+    in the middle of taking a partition offline, and the producers would never be answered.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+        except OSError:
+            pass
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            pass
+
+
 def make_logger(config: Config, stream: TextIO | None = None, **bind: Any) -> Any:
     """A logger with the configured level and form; `bind` is part of every event.
 
@@ -43,7 +66,7 @@ def make_logger(config: Config, stream: TextIO | None = None, **bind: Any) -> An
     else:
         processors.append(structlog.dev.ConsoleRenderer(colors=out.isatty()))
     return structlog.wrap_logger(
-        structlog.WriteLogger(out),
+        structlog.WriteLogger(_Unfailing(out)),  # type: ignore[arg-type]
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         context_class=dict,
