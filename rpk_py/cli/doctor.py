@@ -436,7 +436,8 @@ class Walk:
 
     @property
     def _timeout_ms(self) -> int:
-        return int(self._timeout_s * 1000)
+        """What the node is given for one request: less than the hop, so that it can say why."""
+        return int(self._timeout_s * 800)
 
     async def _leader(self, node: NodeConnection, name: str) -> tuple[tuple[int, bytes], str]:
         """Wait until the partition has a leader: it may come after the topic."""

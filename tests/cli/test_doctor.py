@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -321,4 +322,18 @@ def test_a_record_that_is_refused_is_told_and_its_topic_deleted(tmp_path: Path) 
         [wrong] = [hop for hop in report["hops"] if not hop["ok"]]
         assert (wrong["hop"], "MESSAGE_TOO_LARGE" in wrong["cause"]) == ("produce", True)
         assert report["hops"][-1]["hop"] == "delete topic"
+        assert topics_of(broker) == []
+
+
+@pytest.mark.parametrize(
+    "bytes_max", [4096, 1], ids=["the log can be written", "the log cannot be written"]
+)
+def test_a_disk_that_takes_nothing_is_told(tmp_path: Path, bytes_max: int) -> None:
+    with broker_with(tmp_path) as broker:
+        [shard] = broker.shard_pids
+        resource.prlimit(shard, resource.RLIMIT_FSIZE, (bytes_max, bytes_max))
+        report = report_on(broker.address, exit_code=1)
+        [wrong] = [hop for hop in report["hops"] if not hop["ok"]]
+        assert (wrong["hop"], "KAFKA_STORAGE_ERROR" in wrong["cause"]) == ("produce", True)
+        assert "its disk is full or failed" in wrong["fix"]
         assert topics_of(broker) == []
