@@ -165,7 +165,7 @@ class QueuedDisk:
             self._wait_for_slot(False, fd, view, pos, done)
         else:
             self._prepare(False, fd, view, pos, done)
-            self.submit()
+        self.submit()  # also where it waits: all slots may be taken by writes that are not started
         return future
 
     def _prepare(self, is_write: bool, fd: int, view: memoryview, pos: int, done: Done) -> None:

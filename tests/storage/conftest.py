@@ -8,21 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from storage.backend import open_disk
+from storage.backend import Backend, open_disk
 from storage.disk import Disk
 from storage.errors import DiskUnavailable
 
 Scenario = Callable[[Disk], Awaitable[None]]
-LOOPS = {
+BUFFERED = "-buffered"  # as where O_DIRECT is refused
+LOOPS: dict[str, tuple[Backend, str]] = {
     "liburing": ("liburing", "asyncio"),
     "liburing-uvloop": ("liburing", "uvloop"),
+    "liburing-buffered": ("liburing", "asyncio"),
     "ring": ("ring", "asyncio"),
     "ring-uvloop": ("ring", "uvloop"),
+    "ring-buffered": ("ring", "asyncio"),
     "threads": ("threads", "asyncio"),
+    "threads-uvloop": ("threads", "uvloop"),
+    "threads-buffered": ("threads", "asyncio"),
 }
 
 
-def open_or_skip(backend: str, loop: asyncio.AbstractEventLoop) -> Disk:
+def open_or_skip(backend: Backend, loop: asyncio.AbstractEventLoop) -> Disk:
     try:
         return open_disk(backend, loop, pytest.fail)
     except DiskUnavailable as error:
@@ -30,12 +35,16 @@ def open_or_skip(backend: str, loop: asyncio.AbstractEventLoop) -> Disk:
 
 
 @pytest.fixture(params=list(LOOPS))
-def run_on_disk(request: pytest.FixtureRequest) -> Callable[[Scenario], None]:
+def run_on_disk(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Scenario], None]:
     """Runs `scenario(disk)` in a loop of its own and closes the disk, whatever happens.
 
     Whatever the loop's exception handler was told fails the test.
     """
     backend, loop_name = LOOPS[request.param]
+    if request.param.endswith(BUFFERED):
+        monkeypatch.setattr("storage.disk.O_DIRECT", 0)
 
     async def run(scenario: Scenario) -> None:
         loop = asyncio.get_running_loop()

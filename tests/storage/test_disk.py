@@ -144,6 +144,21 @@ def test_nothing_moves_before_submit(run_on_disk: RunOnDisk, segment_path: Path)
     run_on_disk(scenario)
 
 
+def test_a_read_goes_ahead_where_unsubmitted_writes_have_every_slot(
+    run_on_disk: RunOnDisk, segment_path: Path
+) -> None:
+    segment_path.write_bytes(b"x" * BLOCK)
+
+    async def scenario(disk: Disk) -> None:
+        with opened(segment_path) as fd:
+            for number in range(300):
+                disk.write(fd, filled_block(number), (number + 1) * BLOCK, lambda res: None)
+            assert await disk.read(fd, 0, BLOCK) == b"x" * BLOCK
+            await disk.close()
+
+    run_on_disk(scenario)
+
+
 def test_a_callback_may_write_again(run_on_disk: RunOnDisk, segment_path: Path) -> None:
     async def scenario(disk: Disk) -> None:
         with opened(segment_path) as fd:
