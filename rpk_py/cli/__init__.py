@@ -80,6 +80,24 @@ def _doctor() -> click.Command:
     return doctor
 
 
+def _topic() -> click.Command:
+    from rpk_py.cli.topic import topic
+
+    return topic
+
+
+def _cluster() -> click.Command:
+    from rpk_py.cli.cluster import cluster
+
+    return cluster
+
+
+def _completion() -> click.Command:
+    from rpk_py.cli.completion import completion
+
+    return completion
+
+
 def _debug() -> click.Command:
     from rpk_py.cli.debug import debug
 
@@ -88,9 +106,12 @@ def _debug() -> click.Command:
 
 _COMMANDS: Loaders = {
     "start": (_start, "Start the broker."),
+    "topic": (_topic, "Create, show, change, write, read and delete topics."),
+    "cluster": (_cluster, "Show a cluster, its health and its configs."),
     "run": (_run, "Run a command with a throw-away broker."),
     "doctor": (_doctor, "Find out why clients have trouble with a cluster."),
     "debug": (_debug, "Look into files of a data directory."),
+    "completion": (_completion, "Print what makes a shell complete commands and topics."),
 }
 
 
