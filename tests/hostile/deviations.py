@@ -15,7 +15,7 @@ from tests.hostile.rows_data import ANSWERED as OFFSET
 from tests.hostile.rows_data import FETCHED
 from tests.hostile.rows_topics import DELETED as CHANGED
 from tests.hostile.rows_topics import RESULT, TOPIC_ERROR
-from tests.hostile.table import CLOSE, HANG, Expect, answer
+from tests.hostile.table import HANG, Expect, answer
 
 
 class Deviation(NamedTuple):
@@ -43,11 +43,6 @@ def _raises(path: str, *names: str) -> dict[str, Deviation]:
 
 DEVIATIONS: dict[str, Deviation] = {
     # -- frames and headers --------------------------------------------------------------------
-    "several requests and an impossible size in one segment": Deviation(
-        CLOSE,
-        "Kafka drops requests that it has read along with the connection. An answer that is ready"
-        " costs nothing, and tells the client which of its requests it was",
-    ),
     "a client id of -2 bytes": Deviation(answer(), "only -1 is null; Kafka reads any negative so"),
     "a client id that is not UTF-8": Deviation(
         answer(), "Java replaces what is not UTF-8; two names could then become one"
@@ -93,7 +88,7 @@ DEVIATIONS: dict[str, Deviation] = {
     ),
     "a producer with epoch -1": Deviation(
         answer(PRODUCED),
-        "nobody was given that epoch, and the next batch of epoch 0 would fence it",
+        "nobody is ever given that epoch",
     ),
     # -- produce and fetch ---------------------------------------------------------------------
     "Produce of a topic without partitions": Deviation(

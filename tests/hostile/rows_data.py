@@ -27,7 +27,7 @@ from kafka_protocol.messages.produce import PartitionProduceData, ProduceRequest
 from tests.hostile.rows_batches import batch
 from tests.hostile.rows_batches import produce as produce_batch
 from tests.hostile.table import CLOSE, NO_ANSWER, Expect, Row, answer, ask_all, asks
-from tests.hostile.target import Target, Topic
+from tests.hostile.target import HELD_RECORDS, Target, Topic
 
 PRODUCED = "responses.0.partition_responses.0.error_code"
 FETCHED = "responses.0.partitions.0.error_code"
@@ -212,7 +212,7 @@ def _session(session_id: int, epoch: int) -> dict[str, int]:
     return {"session_id": session_id, "session_epoch": epoch}
 
 
-_SMALL_BUDGET = {FETCHED: 0, "responses.0.partitions.0.high_watermark": lambda t: t.held_records}
+_SMALL_BUDGET = {FETCHED: 0, "responses.0.partitions.0.high_watermark": HELD_RECORDS}
 
 ROWS = [
     # -- what is not there ---------------------------------------------------------------------

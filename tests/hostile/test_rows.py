@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.hostile.conftest import BrokerLog
 from tests.hostile.deviations import DEVIATIONS
 from tests.hostile.observe import observe
+from tests.hostile.page import page
 from tests.hostile.rows import ROWS
 from tests.hostile.table import HANG, Expect, Row, answer, raw
 from tests.hostile.target import Target
@@ -30,6 +33,11 @@ def test_every_deviation_is_of_a_row_and_a_difference() -> None:
     expected = {row.name: row.expect for row in ROWS}
     assert DEVIATIONS.keys() <= expected.keys()
     assert [name for name, kafka in DEVIATIONS.items() if kafka.expect == expected[name]] == []
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    written = (Path(__file__).parent / "README.md").read_text()
+    assert written == page(), "run: python -m tests.hostile.page > tests/hostile/README.md"
 
 
 def test_nothing_may_hang_here() -> None:
