@@ -8,12 +8,12 @@ ADDR ?= 127.0.0.1:9092
 DATA ?= data
 ARGS ?=
 BENCH ?= broker
-UNIT := $(wildcard tests/protocol tests/storage tests/broker) tests/test_tidy.py
+UNIT := $(wildcard tests/protocol tests/storage tests/broker tests/fuzz) tests/test_tidy.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check fmt bench soak clean uring
+.PHONY: help run test check fmt bench soak fuzz clean uring
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 14
@@ -41,6 +41,9 @@ bench: $(VENV)/.dev ## measure: BENCH=broker (default), shards, codec or disk_wr
 
 soak: $(VENV)/.dev ## real clients on 4 shards under kill -9 for 5 minutes: ARGS='--seconds 600 --seed 7'
 	$(BIN)/python -m tests.crash.soak $(ARGS)
+
+fuzz: $(VENV)/.dev ## a million hostile inputs in two processes: ARGS='--seconds 3600 --target produce'
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 clean: ## remove the environment and caches; data stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -37,10 +37,9 @@ from storage.wal_format import (
     decode_segment_header,
     record_bytes,
 )
-from tests.fuzz.target import Target
+from tests.fuzz.target import Target, scratch
 from tests.storage.builder import BLOCK, Driven, Host, Stored, crashed, segmented
 
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 OPERATION = Struct(">BBHHH")  # file, what, block, byte in the block, argument
 OPERATIONS_MAX = 16
 NAME = "events-0"
@@ -79,7 +78,7 @@ async def _trimmed(path: Path) -> Driven:
 
 
 def _make_image(make: Any) -> Image:
-    directory = Path(tempfile.mkdtemp(dir=MEMORY))
+    directory = Path(tempfile.mkdtemp(dir=scratch()))
     try:
         driven: Driven = asyncio.run(make(directory))
         files = {p.name: p.read_bytes() for p in sorted((directory / NAME).iterdir())}
@@ -101,7 +100,7 @@ class Accidents:
         if self._loop is None:
             self._images = [_make_image(make) for make in (crashed, segmented, _trimmed)]
             self._loop = asyncio.new_event_loop()
-            self._directory = Path(tempfile.mkdtemp(dir=MEMORY))
+            self._directory = Path(tempfile.mkdtemp(dir=scratch()))
         if len(data) < 2:
             return
         image = self._images[data[0] % len(self._images)]

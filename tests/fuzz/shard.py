@@ -31,7 +31,7 @@ from kafka_protocol.record_batch import (
     set_log_append_time,
 )
 from tests.broker.connection_fakes import Client, Shard, ticks
-from tests.fuzz.target import Target
+from tests.fuzz.target import Target, scratch
 from tests.protocol import golden
 from tests.protocol.cases import BATCHES
 
@@ -39,7 +39,6 @@ INPUTS_MAX = 1000  # of one shard's life
 TOPICS_MAX = 40
 SETTLE_TURNS_MAX = 300
 SETTINGS = {"partitions_per_topic_max": 8, "partitions_max": 200, "segment_bytes": 1 << 20}
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 TOPICS = ("t", "stamped")
 
 
@@ -74,7 +73,7 @@ class World:
             self._shard = shard = None
         if shard is None:
             self._remove()
-            self._directory = Path(tempfile.mkdtemp(dir=MEMORY))
+            self._directory = Path(tempfile.mkdtemp(dir=scratch()))
             shard = Shard(self._directory, "held", **SETTINGS)
             await shard.start()
             await self._on_new(shard)

@@ -7,13 +7,16 @@ A target is `run(data: bytes) -> None`: it returns, or it raises, and then the i
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import signal
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 
+SCRATCH_VARIABLE = "RPK_PY_FUZZ_DIR"
 HANG_S = 20  # an input that takes longer is interrupted
 MEMORY_BYTES_MAX = 256 << 20  # that one input may add to the largest size of the process
 
@@ -77,6 +80,13 @@ class Limits:
         grown_bytes, self._peak_bytes = peak_bytes - self._peak_bytes, peak_bytes
         if grown_bytes > MEMORY_BYTES_MAX:
             raise TooLarge(f"{grown_bytes >> 20} MiB more than before")
+
+
+def scratch() -> Path:
+    """Where targets keep files: what the run made and will remove, else memory where it is."""
+    given = os.environ.get(SCRATCH_VARIABLE)
+    memory = Path("/dev/shm")
+    return Path(given) if given else memory if memory.is_dir() else Path("/tmp")
 
 
 def _peak_bytes() -> int:
