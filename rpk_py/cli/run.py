@@ -148,8 +148,8 @@ def run(
 def _say(text: str) -> None:
     try:
         print(text, file=sys.stderr, flush=True)
-    except (OSError, AttributeError):
-        pass  # nobody reads it, or standard error is closed: the exit code remains
+    except OSError:
+        pass  # nobody reads it: the exit code remains
 
 
 def _parse_topic(text: str) -> tuple[str, int]:
@@ -191,7 +191,6 @@ def _run(
 
     Raises: RunError
     """
-    _occupy_standard_fds()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored by some parents: no exit code then
     # From here on signals are looked at, one after the other, where they can be acted on.
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, (*_FORWARDED, signal.SIGCHLD))
@@ -207,14 +206,6 @@ def _run(
         return _wait(_start(command, environment, unblocked), broker)
     finally:
         broker.end()
-
-
-def _occupy_standard_fds() -> None:
-    """Let nothing of ours get a number below 3 where one of the standard ones is closed; the
-    command finds it closed, as it was."""
-    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
-        pass
-    os.close(fd)
 
 
 # The directory.
@@ -371,7 +362,6 @@ def _guard(parent: socket.socket, config: Config, place: _Place) -> None:
         os.dup2(nothing.fileno(), 0)
     os.dup2(place.log_fd, 1)
     os.dup2(place.log_fd, 2)
-    sys.stdout = sys.stderr = os.fdopen(1, "w", 1, closefd=False)  # may have been closed: None
     adopt_orphans()  # of the supervisor: its shards are waited for too
     says, said_by_broker = os.pipe()
     guardian_pid = os.getpid()

@@ -148,6 +148,23 @@ def test_standard_streams_that_are_closed_are_closed_for_the_command() -> None:
     assert (result.returncode, result.stderr) == (0, b"")
 
 
+def test_nothing_of_a_broker_takes_the_number_of_a_stream_that_is_closed(tmp_path: Path) -> None:
+    command = f"exec {sys.executable} -m rpk_py start --overprovisioned --data-dir {tmp_path}/data"
+    command += " --kafka-addr 127.0.0.1:0 --admin-addr 127.0.0.1:0 <&- >&- 2>&-"
+    broker = subprocess.Popen(["sh", "-c", command])
+    try:
+        status = tmp_path / "data" / "broker.json"
+        wait_until(status.exists, "the broker is ready")
+        for pid in (broker.pid, *children(broker.pid)):
+            targets = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)}
+            assert targets == {os.devnull}
+        broker.terminate()
+        assert broker.wait(TIMEOUT_S) == 0
+    finally:
+        broker.kill()
+        broker.wait()
+
+
 def test_descriptors_beyond_the_standard_ones_are_the_command_s_too() -> None:
     read_fd, write_fd = os.pipe()
     with open(read_fd, "rb") as answers:
