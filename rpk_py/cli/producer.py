@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -61,8 +62,8 @@ def murmur2(data: bytes) -> int:
     length = len(data)
     h = (0x9747_B28C ^ length) & mask
     whole = length & ~3
-    for pos in range(0, whole, 4):
-        k = int.from_bytes(data[pos : pos + 4], "little") * m & mask
+    for word in struct.unpack_from(f"<{length >> 2}I", data):
+        k = word * m & mask
         k = (k ^ k >> 24) * m & mask
         h = (h * m & mask) ^ k
     if length & 3:
@@ -214,7 +215,8 @@ class Producer:
             batch.records.append((key, value))
 
     def _of_key(self, key: bytes) -> int:
-        return self._partitions[partition_of_key(key, len(self._partitions))]
+        count = len(self._partitions)
+        return self._partitions[partition_of_key(key, count) if count > 1 else 0]
 
     def seal(self) -> None:
         """Send what has been added, however little it is."""
