@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,8 @@ class Worker:
         self._seed = seed
         self._totals = totals
         self._directory = Path(tempfile.mkdtemp(prefix="rpk-py-fuzz-", dir=scratch()))
+        self._process: subprocess.Popen[str] | None = None
+        self._stopped = False
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
@@ -57,24 +60,34 @@ class Worker:
             names = [n for n in self._args.target if self._fits(n)] or self._args.target
             shares = sum(TARGETS[name].share for name in names)
             for name in names:
+                if self._stopped:
+                    break
                 self._fuzz(name, self._args.seconds * TARGETS[name].share / shares)
         finally:
             shutil.rmtree(self._directory, ignore_errors=True)
+
+    def stop(self) -> None:
+        """End it now, without a report; its files are removed."""
+        self._stopped = True
+        if self._process is not None:
+            self._process.terminate()
 
     def _fits(self, name: str) -> bool:
         return self._engine == "mutation" or not TARGETS[name].outside
 
     def _fuzz(self, name: str, seconds: float) -> None:
-        engine = self._engine if self._fits(name) else "mutation"
+        engine, seed = self._engine, self._seed
+        if not self._fits(name):
+            engine, seed = "mutation", f"{seed}b"
         found = self._directory / "found" / name
         command = [sys.executable, "-m", "tests.fuzz.worker", engine, name]
         if engine == "guided":
             seconds = max(1.0, seconds - START_S)
-        command += ["--seed", self._seed, "--seconds", f"{seconds:.1f}"]
+        command += ["--seed", seed, "--seconds", f"{seconds:.1f}"]
         command += ["--failures", str(FAILURES), "--found", str(found)]
         environment = {**os.environ, SCRATCH_VARIABLE: str(self._directory)}
         started_s = time.monotonic()
-        process = subprocess.Popen(
+        self._process = process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -99,11 +112,13 @@ class Worker:
                 shown_s = time.monotonic()
                 self._show(name, engine, facts, shown_s - started_s, "")
         code = process.wait()
+        if self._stopped:
+            return
         self._show(name, engine, facts, time.monotonic() - started_s, " done")
         with self._totals.lock:
             self._totals.inputs += int(str(facts["inputs"]))
         if code or "failure" in facts:
-            self._report(name, engine, facts, code, tail)
+            self._report(name, engine, seed, facts, code, tail)
         elif self._args.keep and engine == "guided":
             self._keep(name, found)
 
@@ -119,18 +134,24 @@ class Worker:
         )
 
     def _report(
-        self, name: str, engine: str, facts: dict[str, object], code: int, tail: list[str]
+        self,
+        name: str,
+        engine: str,
+        seed: str,
+        facts: dict[str, object],
+        code: int,
+        tail: list[str],
     ) -> None:
         with self._totals.lock:
             self._totals.failures += 1
-            print(f"\nFAILED: target {name}, engine {engine}, seed {self._seed}, exit code {code}")
+            print(f"\nFAILED: target {name}, engine {engine}, seed {seed}, exit code {code}")
             print(facts.get("what") or "".join(tail))
             if "failure" in facts:
                 print(f"input: {facts['failure']}")
                 print(f"again: make fuzz ARGS='--target {name} {facts['failure']}'")
             print(
                 f"or what led to it: make fuzz ARGS='--target {name} --engine {engine} "
-                f"--seed {self._seed} --seconds {self._args.seconds:g}'\n",
+                f"--seed {seed} --seconds {self._args.seconds:g}'\n",
                 flush=True,
             )
 
@@ -184,8 +205,16 @@ def main() -> int:
         )
         for i, engine in enumerate(engines)
     ]
-    for worker in workers:
-        worker.thread.join()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for worker in workers:
+            worker.thread.join()
+    except KeyboardInterrupt:
+        for worker in workers:
+            worker.stop()
+        for worker in workers:
+            worker.thread.join()
+        return 130
     seconds = time.monotonic() - started_s
     print(f"{totals.inputs:,} inputs in {seconds:.0f} s, {totals.failures} failures")
     return 1 if totals.failures else 0
