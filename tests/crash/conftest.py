@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from storage.backend import Backend, settle_backend
+from storage.errors import DiskUnavailable
 from tests.clients.broker import show_broker_logs
 from tests.crash.cut_disk import CutDisk, CutDiskUnavailable
 
@@ -48,6 +50,17 @@ def seed(note: Callable[[str], None]) -> int:
     value = int(os.environ.get("RPK_PY_SEED") or random.SystemRandom().randrange(2**32))
     note(f"RPK_PY_SEED={value}")
     return value
+
+
+@pytest.fixture
+def io_backend(request: pytest.FixtureRequest) -> Backend:
+    """The broker's disk backend: auto, or what a test's marks name and this machine has."""
+    backend: Backend = getattr(request, "param", "auto")
+    try:
+        settle_backend(backend)
+    except DiskUnavailable as error:
+        pytest.skip(str(error))
+    return backend
 
 
 @pytest.fixture

@@ -29,9 +29,10 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def broker(cut_disk: CutDisk, tmp_path: Path) -> Iterator[RunningBroker]:
+def broker(cut_disk: CutDisk, tmp_path: Path, io_backend: str) -> Iterator[RunningBroker]:
     """A broker whose data lies on the disk that freezes."""
-    running = RunningBroker(cut_disk.path / "data", tmp_path / "broker.log")
+    settings = {"io_backend": io_backend}
+    running = RunningBroker(cut_disk.path / "data", tmp_path / "broker.log", settings)
     try:
         yield running.start()
     finally:
@@ -45,6 +46,7 @@ def fetched_bytes(client: WireClient, topic: str) -> int:
     return len(answer.responses[0].partitions[0].records or b"")
 
 
+@pytest.mark.parametrize("io_backend", ["auto", "ring", "threads"], indirect=True)
 def test_a_batch_and_its_retry_are_acknowledged_only_when_durable(
     broker: RunningBroker, cut_disk: CutDisk
 ) -> None:

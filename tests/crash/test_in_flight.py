@@ -34,9 +34,10 @@ SETTINGS = {"inflight_bytes_max": 1 << 30, "connection_inflight_bytes_max": 1 <<
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[RunningBroker]:
+def broker(tmp_path: Path, io_backend: str) -> Iterator[RunningBroker]:
     """The broker that is killed; it takes a GiB in before it pauses reading."""
-    running = RunningBroker(tmp_path / "data", tmp_path / "broker.log", SETTINGS)
+    settings = {**SETTINGS, "io_backend": io_backend}
+    running = RunningBroker(tmp_path / "data", tmp_path / "broker.log", settings)
     try:
         yield running.start()
     finally:
@@ -105,6 +106,7 @@ def backlog_at(broker: RunningBroker, pumps: list[Pump], start_bytes: float) -> 
     return received_bytes[0] if received_bytes else None
 
 
+@pytest.mark.parametrize("io_backend", ["auto", "ring", "threads"], indirect=True)
 def test_kill_with_100_mib_in_flight_keeps_what_was_acknowledged(
     broker: RunningBroker, note: Callable[[str], None]
 ) -> None:

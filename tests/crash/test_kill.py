@@ -10,6 +10,7 @@ import pytest
 from tests.clients.broker import RunningBroker
 from tests.crash.cycles import (
     CYCLES,
+    CYCLES_OF_A_BACKEND,
     PARTITIONS,
     SETTINGS,
     TOPIC,
@@ -23,9 +24,10 @@ Note = Callable[[str], None]
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[RunningBroker]:
+def broker(tmp_path: Path, io_backend: str) -> Iterator[RunningBroker]:
     """The broker that is killed."""
-    running = RunningBroker(tmp_path / "data", tmp_path / "broker.log", SETTINGS)
+    settings = {**SETTINGS, "io_backend": io_backend}
+    running = RunningBroker(tmp_path / "data", tmp_path / "broker.log", settings)
     try:
         yield running.start()
     finally:
@@ -53,6 +55,17 @@ def test_acknowledged_records_survive_twenty_kills(
     outcome.assert_kept()
     segments = len(list(broker.data_dir.glob(f"{TOPIC}-*/*.wal")))
     assert segments - PARTITIONS >= ROLLS_MIN, "each roll also writes a checkpoint"
+
+
+@pytest.mark.parametrize("io_backend", ["ring", "threads"], indirect=True)
+def test_acknowledged_records_survive_kills_on_the_other_backends(
+    broker: RunningBroker, kill_and_restart: Callable[[], None], seed: int, note: Note
+) -> None:
+    retire_segments(broker, seed)
+    create_numbered_topic(broker)
+    outcome = run_cycles(broker, kill_and_restart, seed, cycles=CYCLES_OF_A_BACKEND)
+    note(outcome.summary())
+    outcome.assert_kept(CYCLES_OF_A_BACKEND)
 
 
 def test_kills_lose_records_that_were_acknowledged_in_memory(

@@ -13,15 +13,23 @@ import pytest
 
 from tests.clients.broker import RunningBroker
 from tests.crash.cut_disk import CutDisk
-from tests.crash.cycles import CYCLES, SETTINGS, create_numbered_topic, retire_segments, run_cycles
+from tests.crash.cycles import (
+    CYCLES,
+    CYCLES_OF_A_BACKEND,
+    SETTINGS,
+    create_numbered_topic,
+    retire_segments,
+    run_cycles,
+)
 
 Note = Callable[[str], None]
 
 
 @pytest.fixture
-def broker(cut_disk: CutDisk, tmp_path: Path) -> Iterator[RunningBroker]:
+def broker(cut_disk: CutDisk, tmp_path: Path, io_backend: str) -> Iterator[RunningBroker]:
     """A broker whose data lies on the disk that loses power."""
-    running = RunningBroker(cut_disk.path / "data", tmp_path / "broker.log", SETTINGS)
+    settings = {**SETTINGS, "io_backend": io_backend}
+    running = RunningBroker(cut_disk.path / "data", tmp_path / "broker.log", settings)
     try:
         yield running.start()
     finally:
@@ -49,6 +57,17 @@ def test_acknowledged_records_survive_twenty_power_cuts(
     outcome = run_cycles(broker, cut_and_restart, seed)
     note(outcome.summary())
     outcome.assert_kept()
+
+
+@pytest.mark.parametrize("io_backend", ["ring", "threads"], indirect=True)
+def test_acknowledged_records_survive_power_cuts_on_the_other_backends(
+    broker: RunningBroker, cut_and_restart: Callable[[], None], seed: int, note: Note
+) -> None:
+    retire_segments(broker, seed)
+    create_numbered_topic(broker)
+    outcome = run_cycles(broker, cut_and_restart, seed, cycles=CYCLES_OF_A_BACKEND)
+    note(outcome.summary())
+    outcome.assert_kept(CYCLES_OF_A_BACKEND)
 
 
 @pytest.mark.parametrize("flush_ms", ["60000", "20"])
