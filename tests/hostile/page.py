@@ -33,8 +33,8 @@ so "closed" is told from "lives on" without waiting for a time-out.
 Put it into the `rows_*.py` of its subject:
 
 ```python
-_fetch("isolation level 7", answer(FETCHED, 0), "KIP-98", isolation_level=7),
-Row("HTTP", raw(b"GET / HTTP/1.1\\r\\n\\r\\n"), CLOSE, "NetworkReceive of Apache Kafka"),
+_fetch("isolation level 7", answer(FETCHED, 0), "KIP-98", isolation_level=7)
+Row("HTTP", raw(b"GET / HTTP/1.1\\r\\n\\r\\n"), CLOSE, "NetworkReceive of Apache Kafka")
 ```
 
 The outcome is `CLOSE`, `NO_ANSWER`, or `answer(path, value)`: a field of the answer and its value,

@@ -9,6 +9,7 @@ from types import TracebackType
 import pytest
 
 from kafka_protocol.messages.api_versions import ApiVersionsRequest
+from tests.hostile.conftest import BrokerLog
 from tests.hostile.observe import observe
 from tests.hostile.rows_bulk import ROWS
 from tests.hostile.table import Row
@@ -54,10 +55,12 @@ class Pinger:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_others_are_served_meanwhile(row: Row, target: Target) -> None:
+def test_others_are_served_meanwhile(row: Row, target: Target, broker_log: BrokerLog) -> None:
     sent = row.send(target)
     with Pinger(target) as pinger:
         seen = observe(target, sent, row.deadline_s)
     assert seen.agrees_with(row.expect, target), seen.describe(row.expect)
     print(f"{row.name}: {seen.took_s * 1e3:.0f} ms, others waited {pinger.worst_s * 1e3:.0f} ms")
     assert pinger.worst_s < WAIT_S_MAX
+    target.check_health()
+    assert broker_log.complaints() == []

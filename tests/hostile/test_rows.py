@@ -1,4 +1,7 @@
-"""Every row of the table against a broker process, and a good client after each."""
+"""Every row of the table against a broker process, and a good client after each.
+
+Those of rows_bulk.py are in test_bounded.py, which also measures.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,14 @@ from tests.hostile.deviations import DEVIATIONS
 from tests.hostile.observe import observe
 from tests.hostile.page import page
 from tests.hostile.rows import ROWS
+from tests.hostile.rows_bulk import ROWS as BULK
 from tests.hostile.table import HANG, Expect, Row, answer, raw
 from tests.hostile.target import Target
 
 HEALTHY_S = 1.0  # a good client's write and read, on a machine that also runs other tests
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in BULK], ids=lambda row: row.name)
 def test_what_arrives_has_the_outcome_of_its_row(
     row: Row, target: Target, broker_log: BrokerLog
 ) -> None:
