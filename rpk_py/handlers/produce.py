@@ -10,7 +10,9 @@ Behaviour:  exactly one record batch (v2) a partition. Checked before an offset 
             closes the connection, as in Kafka. acks=1 and acks=all mean the same with one replica.
 Deviations: nothing looks inside a batch beyond its 61-byte header and CRC: a record count, key or
             timestamp inside that contradicts the header is stored as it came. timeout_ms is not
-            enforced: a local disk answers or fails.
+            enforced: a local disk answers or fails. A partition that stands twice in a request
+            gets both batches; Kafka drops all but the last. A batch that says LogAppendTime is
+            INVALID_TIMESTAMP, Kafka corrects it, and drops what follows a batch.
 """
 
 from __future__ import annotations

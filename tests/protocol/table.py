@@ -62,6 +62,9 @@ What exceeds one of these is not a valid request, and its connection is closed w
 **All requests**: bytes that follow a request are refused and close the connection; Kafka ignores
 them. librdkafka from 2.1.0 sends some when it asks for all topics with Metadata v9 or newer
 (confluentinc/librdkafka#5049), and these are taken as Kafka takes them.
+
+What only a broken or hostile client meets is in [tests/hostile](../tests/hostile/README.md), beside
+the answers of a Kafka 4.1.
 """
 
 
