@@ -32,7 +32,13 @@ from rpk_py.cli.topic_describe import source_name
 BROKER_RESOURCE = 4
 ALL_NODES = ""
 OF_NODE, OF_ALL = 2, 3  # config sources: set while running, for one node or for all
-_LISTENER = "listener.name."  # Kafka takes such keys, and lists them only once they are set
+# Keys that Kafka takes, and lists only once they are set (DynamicBrokerConfig, QuotaConfig).
+_UNLISTED = (
+    "listener.name.",
+    "leader.replication.throttled.rate",
+    "follower.replication.throttled.rate",
+    "replica.alter.log.dirs.io.max.bytes.per.second",
+)
 
 node_option = click.option(
     "--node", type=click.IntRange(0, 2**31 - 1), metavar="ID", help="Of this node, not of all."
@@ -232,7 +238,7 @@ def set_config(
         async with Client(brokers) as client:
             known = await _describe(client, node)
             for key in values:
-                if key not in known and not key.startswith(_LISTENER):
+                if key not in known and not key.startswith(_UNLISTED):
                     raise ClientError(unknown_key(key, list(known)))
             changes = [
                 AlterableConfig(key, SET if value else DELETE, value or None)

@@ -145,7 +145,8 @@ async def _offsets(client: Client, metadata: MetadataResponse) -> tuple[Offsets,
         for each in topic.partitions
     ]
     starts = await list_offsets(client, metadata, partitions, EARLIEST)
-    return starts, await list_offsets(client, metadata, partitions, LATEST)
+    answered = [partition for partition in partitions if not starts[partition].error]
+    return starts, await list_offsets(client, metadata, answered, LATEST)
 
 
 def _add_offsets(
