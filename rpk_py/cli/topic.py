@@ -92,6 +92,12 @@ def _produce() -> click.Command:
     return produce
 
 
+def _consume() -> click.Command:
+    from rpk_py.cli.topic_consume import consume
+
+    return consume
+
+
 _COMMANDS: Loaders = {
     "create": (_create, "Create topics."),
     "list": (_list, "List topics."),
@@ -101,6 +107,7 @@ _COMMANDS: Loaders = {
     "delete": (_delete, "Delete topics."),
     "trim-prefix": (_trim_prefix, "Delete the oldest records of a topic."),
     "produce": (_produce, "Write records to a topic."),
+    "consume": (_consume, "Read records of topics."),
 }
 
 

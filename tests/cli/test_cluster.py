@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cli.command import Ended, rpk
+from tests.cli.rpk_process import Ended, rpk
 from tests.clients.broker import RunningBroker
 
 

@@ -18,7 +18,7 @@ from kafka import KafkaProducer
 
 from rpk_py.cli.topic import parse_pairs
 from rpk_py.cli.topic_trim import parse_target, read_starts
-from tests.cli.command import Ended, rpk
+from tests.cli.rpk_process import Ended, rpk
 from tests.clients.broker import RunningBroker, free_ports
 
 
