@@ -184,18 +184,18 @@ def consume(
     layout: str | None,
     meta_only: bool,
 ) -> None:
-    r"""Print the records of topics, as they come, until Ctrl-C.
+    """Print the records of topics, as they come, until Ctrl-C.
 
     RANGE is start, end, 47, +2 (after the start), -3 (before the end), 4:8, :end (stop at the
     present end), or by time @1767225600000, @2026-01-31, @2026-01-31T12:00:00Z, @-1h, @-2h:-1h.
 
     FORMAT has the verbs %t topic, %k key, %v value, %p partition, %o offset, %d timestamp in ms,
     %h{...} headers, %T %K %V %H lengths, %e leader epoch, %i count, and with modifiers %v{hex},
-    %k{base64}, %V{big32}, %d{strftime[%F %T]}, %h{%k=%v }, %a{compression}; \n \t \xNN; %%.
+    %k{base64}, %V{big32}, %d{strftime[%F %T]}, %h{%k=%v }, %a{compression}; \\n \\t \\xNN; %%.
 
     \b
-    rpk-py topic consume orders -o :end -f '%p %o %k %v\n'
-    rpk-py topic consume orders -o @-1h -f json | jq .value
+    Example:  rpk-py topic consume orders -o :end -f '%p %o %k %v\\n'
+              rpk-py topic consume orders -o @-1h -f json | jq .value
     """
     if meta_only and layout not in (None, "json"):
         raise click.UsageError("--meta-only is for JSON; leave it out with --format")

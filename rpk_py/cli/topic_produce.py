@@ -392,14 +392,14 @@ def produce(
     delivery_timeout: float,
     max_message_bytes: int,
 ) -> None:
-    r"""Produce records from standard input to TOPIC, a line each.
+    """Produce records from standard input to TOPIC, a line each.
 
     Records with a key go to the partition that Kafka's other clients choose for it. With the
     default acks=-1 a record is stored once, however often it has to be sent.
 
     \b
-    echo hello | rpk-py topic produce greetings
-    rpk-py topic produce orders -f '%k %v\n' < lines    # a key, a space, a value
+    Example:  echo hello | rpk-py topic produce greetings
+              rpk-py topic produce orders -f '%k %v\\n' < lines    # a key, a space, a value
     """
     options = Options(
         topic=topic,
