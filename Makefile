@@ -36,7 +36,7 @@ fmt: $(VENV)/.dev ## format, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev ## measure: BENCH=broker (default), shards, codec or disk_write
+bench: $(VENV)/.dev ## measure: BENCH=broker (default), shards, abuse, codec or disk_write
 	$(BIN)/python -m bench.$(BENCH) $(ARGS)
 
 soak: $(VENV)/.dev ## real clients on 4 shards under kill -9 for 5 minutes: ARGS='--seconds 600 --seed 7'

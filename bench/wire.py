@@ -54,6 +54,10 @@ class Connection:
     def ask_frame(self, frame: bytes) -> bytes:
         """The same for a request that is encoded already; the answer without its size."""
         self.socket.sendall(frame)
+        return self.receive_frame()
+
+    def receive_frame(self) -> bytes:
+        """The next answer without its size."""
         return self._receive(int.from_bytes(self._receive(4), "big"))
 
     def _receive(self, size: int) -> bytes:

@@ -48,6 +48,7 @@ _KAFKA_NAMES = {
     "max_message_bytes": "message.max.bytes",
     "frame_bytes_max": "socket.request.max.bytes",
     "connections_max": "max.connections",
+    "connections_per_address_max": "max.connections.per.ip",
     "listen_backlog": "socket.listen.backlog.size",
     "inflight_bytes_max": "queued.max.request.bytes",
     "connections_max_idle_s": "connections.max.idle.ms",
@@ -56,7 +57,7 @@ _KAFKA_NAMES = {
 _KINDS = {"connections.max.idle.ms": "long"}  # where the setting does not tell Kafka's type
 # Higher than the setting's own bound: who set it must still get in, past the clients that there
 # are, to set it back, and a restart does not. An admin client takes two connections, or three.
-_DYNAMIC_LOW = {"max.connections": 10}
+_DYNAMIC_LOW = {"max.connections": 10, "max.connections.per.ip": 10}
 _NODE_ID = re.compile(r"[+-]?[0-9]{1,10}")
 # Read by every shard at each use: may be set for one node, or for all.
 _OF_NODES = {
@@ -67,6 +68,7 @@ _OF_NODES = {
     "flush.ms",
     "log.segment.bytes",
     "max.connections",
+    "max.connections.per.ip",
     "message.max.bytes",
     "partial.frame.bytes.max",
     "producer.id.expiration.ms",

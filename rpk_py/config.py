@@ -243,6 +243,9 @@ class Config:
     connections_max: int = _setting(
         10_000, "client connections of one shard; each costs an open file", low=1, high=1_000_000
     )
+    connections_per_address_max: int = _setting(
+        _INT32_MAX, "the same of one client address, at one shard", low=1, high=_INT32_MAX
+    )
     listen_backlog: int = _setting(
         1024,
         "connections of one shard that the kernel holds until they are accepted",
@@ -260,14 +263,26 @@ class Config:
         16 * MIB, "the same for one connection", low=1024, high=_BYTES_MAX
     )
     partial_frame_bytes_max: int = _setting(
-        1 * GIB, "requests of one shard that have arrived in part", low=64 * KIB, high=_BYTES_MAX
+        256 * MIB,
+        "requests of one shard that have arrived in part; beyond it, the connection that holds the"
+        " most of them is closed",
+        low=64 * KIB,
+        high=_BYTES_MAX,
+    )
+    large_requests_max: int = _setting(
+        4,
+        "requests and replies about thousands of topics or partitions that one shard works on at a"
+        " time; others wait",
+        low=1,
+        high=1000,
     )
     connections_max_idle_s: float = _setting(
         600.0, "a connection that is silent for longer is closed", low=0.01, high=10**9
     )
     reply_bytes_max: int = _setting(
         128 * MIB,
-        "replies of one shard that clients have not taken yet",
+        "replies of one shard that clients have not taken yet; beyond it, the connection that"
+        " leaves the most is closed",
         low=64 * KIB,
         high=_BYTES_MAX,
     )

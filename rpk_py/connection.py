@@ -10,7 +10,9 @@ Order and limits:
   peer that pipelines cannot hold the loop; produce requests alone go on, since their order is
   fixed when they are enqueued;
 - reading pauses while the connection, or the shard, has too many request bytes unanswered, and
-  while the client does not take its replies. Nothing queues without a bound.
+  while the client does not take its replies. Nothing queues without a bound;
+- a connection whose requests took longer than a slice of the loop's time waits for its turn, and
+  what is large is decoded and encoded beside the loop (turns.py).
 
 A peer that breaks the protocol is closed, with a log line that says who and why.
 """
@@ -20,61 +22,34 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import deque
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from kafka_protocol.api import request_bytes_max
 from kafka_protocol.api_key import ApiKey
 from kafka_protocol.errors import DecodeError, UnsupportedVersion
 from kafka_protocol.frame import RequestHeader, decode_request, encode_response
-from rpk_py.context import Broker, RequestContext
+from rpk_py.client_peer import ClientPeer
+from rpk_py.context import Broker
+from rpk_py.frame_limits import (
+    API_KEY_BYTES,
+    FRAME_BYTES_MIN,
+    SIZE_BYTES,
+    buffer_bytes,
+    frame_bytes_max,
+)
 from rpk_py.handlers import HANDLERS
+from rpk_py.handlers import produce as produce_handler
 from rpk_py.handlers.api_versions import error_response
 from rpk_py.pending import Pending
+from rpk_py.reply_slot import Slot, encode_reply
 from rpk_py.response_errors import error_codes
+from rpk_py.turns import Large
 
-SIZE_BYTES: Final = 4
-API_KEY_END: Final = 6
-FRAME_BYTES_MIN: Final = 8  # api key, version, correlation id
-BUFFER_BYTES_MIN: Final = 4096
-BUFFER_GROWTH: Final = 4  # a partial frame's buffer grows with what arrived, not as announced
 REQUEST_OVERHEAD_BYTES: Final = 1024  # what an unanswered request holds beside its frame, about
-WRITE_HIGH_BYTES: Final = 1 << 20  # unsent replies beyond which the connection is not read
-WRITE_LOW_BYTES: Final = 256 << 10
+LARGE_BYTES: Final = 16 << 10  # a frame without records that takes about a millisecond to decode
+_PRODUCE_KEY: Final = int(ApiKey.PRODUCE).to_bytes(API_KEY_BYTES, "big")
 _COUNT_THEIR_ERRORS: Final = frozenset({ApiKey.PRODUCE, ApiKey.FETCH})  # where they arise
-
-
-class _Slot:
-    """One request's place in the order of replies."""
-
-    __slots__ = (
-        "connection",
-        "header",
-        "parts",
-        "pending",
-        "ready",
-        "replies",
-        "size_bytes",
-        "started_s",
-    )
-
-    def __init__(
-        self, connection: Connection, header: RequestHeader, replies: bool, started_s: float
-    ) -> None:
-        self.connection = connection
-        self.header = header
-        self.started_s = started_s  # later by what the client asked it to wait
-        self.size_bytes = 0
-        self.replies = replies
-        self.ready = False
-        self.parts: list[Any] = []
-        self.pending: Pending | None = None
-
-    def complete(self, response: Any) -> None:
-        """The response is known: encode it and let it leave when its turn comes."""
-        assert self.pending is not None
-        self.started_s += self.pending.waited_s
-        self.connection.slot_ready(self, response)
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -85,7 +60,6 @@ class Connection(asyncio.BufferedProtocol):
         "_blocking",
         "_broker",
         "_buffer",
-        "_context",
         "_ending",
         "_filled",
         "_flush_scheduled",
@@ -98,13 +72,12 @@ class Connection(asyncio.BufferedProtocol):
         "_task",
         "_transport",
         "_unsent_before",
-        "_unsent_bytes",
         "_waits_for_flush",
+        "_waits_for_turn",
         "_writing_paused",
-        "client_id",
+        "client",
         "closing",
-        "local",
-        "peer",
+        "unsent_bytes",
     )
 
     def __init__(self, broker: Broker, scratch: memoryview, server: Any) -> None:
@@ -115,9 +88,10 @@ class Connection(asyncio.BufferedProtocol):
         self._buffer: memoryview | None = None  # frames from _start to _filled wait in it
         self._start = 0
         self._filled = 0
-        self._slots: deque[_Slot] = deque()
-        self._blocking: _Slot | None = None  # the next request waits for this one's response
+        self._slots: deque[Slot] = deque()
+        self._blocking: Slot | None = None  # the next request waits for this one's response
         self._waits_for_flush = False  # the next request waits until a ready reply was sent
+        self._waits_for_turn = False  # the last ones took long: others go first
         self._active = True  # something was read or sent since `moved` was asked
         self._unsent_before = 0
         self._ending = False  # no further request is handled; closed after the last reply
@@ -125,28 +99,22 @@ class Connection(asyncio.BufferedProtocol):
         self._writing_paused = False
         self._flush_scheduled = False
         self._inflight_bytes = 0
-        self._unsent_bytes = 0
+        self.unsent_bytes = 0  # of replies that the client has not taken
         self._task: asyncio.Future[Any] | None = None
-        self._context: RequestContext | None = None
-        self.client_id: str | None = None
+        self.client = ClientPeer(broker)
         self.closing = False
-        self.peer = "?"
-        self.local: tuple[str, int] = ("", 0)
 
     # -- asyncio's side --------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept the connection, or close it at the shard's limit."""
         self._transport = transport
-        peer = transport.get_extra_info("peername")
-        self.peer = f"{peer[0]}:{peer[1]}" if peer else "?"
-        local = transport.get_extra_info("sockname")
-        self.local = (local[0], local[1])
+        self.client.connected(transport)
         if not self._server.admit(self):
             self.closing = True
             self._transport.abort()
             return
-        self._transport.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
+        self._transport.set_write_buffer_limits(0, 0)  # what the kernel does not take is counted
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go: behind a partial frame, or into the shard's scratch."""
@@ -176,9 +144,7 @@ class Connection(asyncio.BufferedProtocol):
         self.closing = True
         self._server.forget(self)
         self._broker.paused.pop(self, None)
-        self._broker.unsent_bytes -= self._unsent_bytes
-        self._unsent_bytes = 0
-        self._set_buffer(None)
+        self._let_go()
         for slot in self._slots:
             # What is being written stays in flight until it is durable; nothing else goes on.
             if slot.pending is None or slot.ready:
@@ -193,37 +159,53 @@ class Connection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The client does not take its replies: read no more requests."""
         self._writing_paused = True
-        self._unsent_bytes = self._transport.get_write_buffer_size()
-        self._broker.unsent_bytes += self._unsent_bytes
+        self._count_unsent()
 
     def resume_writing(self) -> None:
         """The client took its replies: go on."""
         self._writing_paused = False
-        self._broker.unsent_bytes -= self._unsent_bytes
-        self._unsent_bytes = 0
+        self._count_unsent()
         self.resume()
+
+    def _count_unsent(self) -> None:
+        """Count what the client has not taken; at the shard's limit who holds the most goes."""
+        broker, before = self._broker, self.unsent_bytes
+        self.unsent_bytes = self._transport.get_write_buffer_size()
+        broker.unsent_bytes += self.unsent_bytes - before
+        if broker.unsent_bytes > broker.config.reply_bytes_max:
+            broker.loop.call_soon(self._server.drop_untaken_replies)
 
     # -- frames ----------------------------------------------------------------------------
 
     def _handle_frames(self, data: memoryview) -> int:
         """Handle the whole frames at the start of `data`; returns how many bytes they had."""
         pos, end = 0, len(data)
-        frame_bytes_max = self._broker.config.frame_bytes_max
+        broker = self._broker
+        limit = broker.config.frame_bytes_max
+        began_s = now_s = broker.clock_s()
         while end - pos >= SIZE_BYTES and not self._must_wait():
             size = int.from_bytes(data[pos : pos + SIZE_BYTES], "big", signed=True)
             frame_pos = pos + SIZE_BYTES
             whole = end - frame_pos >= size  # decode_request looks at the limit of its API
-            bytes_max = frame_bytes_max if whole else self._frame_bytes_max(data[pos:end])
+            bytes_max = limit if whole else frame_bytes_max(data[pos:end], limit)
             if not FRAME_BYTES_MIN <= size <= bytes_max:
                 self._refuse_size(size, data[pos:end])
                 return end
             if not whole:
                 break
             pos = frame_pos + size
-            self._handle_frame(data[frame_pos:pos], size)
+            self._handle_frame(data[frame_pos:pos], size, now_s)
             if self.closing or self._ending:
                 return end
+            now_s = broker.clock_s()
+            if now_s - began_s > broker.turns.slice_s and not self._waits_for_turn:
+                self._waits_for_turn = True
+                broker.turns.later(self._take_turn)
         return pos
+
+    def _take_turn(self) -> None:
+        self._waits_for_turn = False
+        self.resume()
 
     def _handle_buffered(self) -> None:
         """Handle the frames in the connection's own buffer and keep what is left."""
@@ -242,18 +224,10 @@ class Connection(asyncio.BufferedProtocol):
     def _keep(self, rest: memoryview) -> None:
         """Move a partial frame, or frames that must wait, to a buffer with room for more."""
         left = len(rest)
-        room = max(BUFFER_GROWTH * left, BUFFER_BYTES_MIN)
-        size = max(left + 1, min(self._frame_bytes(rest) or room, room))
-        broker = self._broker
-        mine = len(self._buffer) if self._buffer is not None else 0
-        over = broker.partial_bytes - mine + size > broker.config.partial_frame_bytes_max
+        size = buffer_bytes(rest, self._broker.config.frame_bytes_max)
         if self._must_wait():
             size = left + 1  # reading pauses: it is one read at most, and its turn will come
-        elif over:
-            self._close(
-                "too many bytes of partial frames on this shard",
-                partial_frame_bytes_max=broker.config.partial_frame_bytes_max,
-            )
+        elif not self._server.make_room(self, size):
             return
         buffer = memoryview(bytearray(size))
         buffer[:left] = rest
@@ -261,6 +235,11 @@ class Connection(asyncio.BufferedProtocol):
         self._filled = left
         if self._must_wait():
             self._pause_reading()
+
+    @property
+    def partial_bytes(self) -> int:
+        """What it holds of frames that wait or have arrived in part."""
+        return 0 if self._buffer is None else len(self._buffer)
 
     def _set_buffer(self, buffer: memoryview | None) -> None:
         """Take another buffer, or none, and count it."""
@@ -270,73 +249,97 @@ class Connection(asyncio.BufferedProtocol):
             len(old) if old is not None else 0
         )
 
-    def _frame_bytes(self, rest: memoryview) -> int:
-        """Bytes of the frame that `rest` begins with, its size included; 0 if it is not known or
-        impossible: that is refused when its turn comes, and no memory goes into it."""
-        if len(rest) < SIZE_BYTES:
-            return 0
-        size = int.from_bytes(rest[:SIZE_BYTES], "big", signed=True)
-        return SIZE_BYTES + size if 0 < size <= self._frame_bytes_max(rest) else 0
-
-    def _frame_bytes_max(self, rest: memoryview) -> int:
-        """How large the frame that `rest` begins with may be: records alone may be large."""
-        limit = self._broker.config.frame_bytes_max
-        if len(rest) >= API_KEY_END:
-            api_key = int.from_bytes(rest[SIZE_BYTES:API_KEY_END], "big", signed=True)
-            limit = min(limit, request_bytes_max(api_key) or limit)
-        return limit
-
     # -- requests --------------------------------------------------------------------------
 
-    def _handle_frame(self, frame: memoryview, size: int) -> None:
-        broker = self._broker
-        started_s = broker.clock_s()
+    def _handle_frame(self, frame: memoryview, size: int, started_s: float) -> None:
+        if size > LARGE_BYTES and frame[:API_KEY_BYTES] != _PRODUCE_KEY:
+            header = RequestHeader(int.from_bytes(frame[:API_KEY_BYTES], "big"), 0, 0, None)
+            slot = self._new_slot(header, True, started_s, size)
+            return self._await(slot, self._decode_large(slot, bytes(frame)))
         try:
             header, request = decode_request(frame)
-        except DecodeError as error:
-            self._close("the client broke the protocol", reason=str(error))
-            broker.metrics.decode_errors += 1
-            return
-        except UnsupportedVersion as error:
-            self._unsupported(error, size)
-            return
-        broker.metrics.requests[header.api_key] += 1
+        except (DecodeError, UnsupportedVersion) as error:
+            return self._refuse(error, size)
+        self._broker.metrics.requests[header.api_key] += 1
         replies = header.api_key != ApiKey.PRODUCE or request.acks != 0
-        slot = _Slot(self, header, replies, started_s)
+        slot = self._new_slot(header, replies, started_s, size)
+        context = self.client.context(header, request)
+        try:
+            if size > LARGE_BYTES and produce_handler.is_large(request):
+                if self._buffer is None:  # it is handled in slices: the scratch is filled again
+                    _, request = decode_request(memoryview(bytes(frame)))
+                response = produce_handler.handle_large(context, request)
+            else:
+                response = HANDLERS[header.api_key](context, request)
+        except Exception as error:
+            return self._bug(header, error)
+        self._respond(slot, response)
+
+    def _new_slot(self, header: RequestHeader, replies: bool, started_s: float, size: int) -> Slot:
+        """The next place in the order."""
+        slot = Slot(self, header, replies, started_s)
         self._slots.append(slot)
         self._charge(slot, size + REQUEST_OVERHEAD_BYTES)
-        try:
-            response = HANDLERS[header.api_key](self._request_context(header), request)
-        except Exception as error:
-            self._bug(header, error)
-            return
+        return slot
+
+    def _respond(self, slot: Slot, response: Any) -> None:
+        """A handler has returned: a response, or what will have one."""
         if isinstance(response, Pending):
             slot.pending = response
             if not response.pipelined:
                 self._blocking = slot
             response.subscribe(slot.complete)
+        elif isinstance(response, Large):
+            self._await(slot, self._make_large(slot, response))
         elif inspect.isawaitable(response):
-            self._blocking = slot
-            self._task = asyncio.ensure_future(response, loop=broker.loop)
-            self._task.add_done_callback(partial(self._answered, slot))
+            self._await(slot, response)
         else:
-            self._waits_for_flush = header.api_key != ApiKey.PRODUCE
+            self._waits_for_flush = slot.header.api_key != ApiKey.PRODUCE
             self.slot_ready(slot, response)
 
-    def _request_context(self, header: RequestHeader) -> RequestContext:
-        """The context of this request; the one before it serves where nothing differs."""
-        known = self._context
-        version, client_id = header.api_version, header.client_id
-        if known is None or known.api_version != version or known.client_id != client_id:
-            self.client_id = client_id
-            host, port = self.local
-            known = RequestContext(self._broker, version, client_id, host, port, self.peer)
-            self._context = known
-        return known
+    def _await(self, slot: Slot, work: Awaitable[Any]) -> None:
+        """Have a coroutine give the response, or None where it answers by itself; the next request
+        waits."""
+        self._blocking = slot
+        self._task = asyncio.ensure_future(work, loop=self._broker.loop)
+        self._task.add_done_callback(partial(self._answered, slot))
 
-    def _answered(self, slot: _Slot, task: asyncio.Future[Any]) -> None:
-        """A coroutine has its response, has failed, or was cancelled since the client left."""
-        self._task = None
+    async def _decode_large(self, slot: Slot, frame: bytes) -> None:
+        """A large frame: decode it beside the loop, then go on as with any other."""
+        turns = self._broker.turns
+        async with turns.large():
+            try:
+                header, request = await turns.in_thread(decode_request, memoryview(frame))
+            except (DecodeError, UnsupportedVersion) as error:
+                self._slots.remove(slot)
+                self._release(slot)
+                self._blocking = None
+                return self._refuse(error, len(frame))
+            slot.header = header
+            self._broker.metrics.requests[header.api_key] += 1
+            response = HANDLERS[header.api_key](self.client.context(header, request), request)
+            if isinstance(response, Large):
+                return await self._encode_large(slot, await response.make())
+        if not isinstance(response, Pending) and inspect.isawaitable(response):
+            result = await response  # often the controller's, which takes its time
+            async with turns.large():
+                return await self._encode_large(slot, result)
+        self._blocking = None
+        self._respond(slot, response)
+
+    async def _make_large(self, slot: Slot, response: Large) -> None:
+        """A large reply: make it when few others are made."""
+        async with self._broker.turns.large():
+            await self._encode_large(slot, await response.make())
+
+    async def _encode_large(self, slot: Slot, response: Any) -> None:
+        parts, codes = await self._broker.turns.in_thread(encode_reply, slot.header, response)
+        self._reply_ready(slot, parts if slot.replies else [], codes)
+
+    def _answered(self, slot: Slot, task: asyncio.Future[Any]) -> None:
+        """A coroutine is done, has failed, or was cancelled since the client left."""
+        if self._task is task:  # else the next request's is under way already
+            self._task = None
         if task.cancelled():
             self._release(slot)
             if not self.closing:  # nobody cancels it but a client that left
@@ -344,28 +347,44 @@ class Connection(asyncio.BufferedProtocol):
         elif (error := task.exception()) is not None:
             self._release(slot)
             self._bug(slot.header, error)
-        else:
-            self.slot_ready(slot, task.result())
+        elif (response := task.result()) is not None:
+            self.slot_ready(slot, response)
 
-    def slot_ready(self, slot: _Slot, response: Any) -> None:
-        """A response is known; replies leave from the front of the order."""
-        self._release(slot)
-        slot.ready = True
+    def slot_ready(self, slot: Slot, response: Any) -> None:
+        """A response is known: encode it."""
         if self.closing:
+            self._reply_ready(slot, [], ())
             return
         header = slot.header
+        parts: list[Any] = []
         if slot.replies:
             try:
-                slot.parts = encode_response(
+                parts = encode_response(
                     header.api_key, header.api_version, header.correlation_id, response
                 )
             except Exception as error:
+                self._release(slot)
                 self._bug(header, error)
                 return
-            if header.api_key not in _COUNT_THEIR_ERRORS:
-                for code in error_codes(response):
-                    self._broker.metrics.count_error(header.api_key, code)
-        elif codes := error_codes(response):
+        counted = slot.replies and header.api_key in _COUNT_THEIR_ERRORS
+        self._reply_ready(slot, parts, () if counted else error_codes(response))
+
+    def _reply_ready(self, slot: Slot, parts: list[Any], codes: Sequence[int]) -> None:
+        """A reply is encoded; replies leave from the front of the order.
+
+        codes  error codes in it that nobody has counted
+        """
+        self._release(slot)
+        slot.ready = True
+        slot.parts = parts
+        if self.closing:
+            return
+        api_key = slot.header.api_key
+        if slot.replies:
+            if codes and api_key not in _COUNT_THEIR_ERRORS:
+                for code in codes:
+                    self._broker.metrics.count_error(api_key, code)
+        elif codes:
             # There is no reply to carry the error: closing makes the client look again.
             self._close("produce with acks=0 failed", error=codes[0])
         if self._slots[0] is not slot:  # a reply that waits for its turn is held, so it counts
@@ -410,6 +429,8 @@ class Connection(asyncio.BufferedProtocol):
                 self._transport.write(parts[0])
             else:
                 self._transport.writelines(parts)
+            if self._writing_paused:
+                self._count_unsent()
 
     # -- limits ----------------------------------------------------------------------------
 
@@ -417,7 +438,7 @@ class Connection(asyncio.BufferedProtocol):
         """Whether the next request has to wait."""
         if self._blocking is not None or self._waits_for_flush or self._writing_paused:
             return True
-        if self._ending or self._broker.stopping:
+        if self._ending or self._waits_for_turn or self._broker.stopping:
             return True
         broker, config = self._broker, self._broker.config
         if self._inflight_bytes > config.connection_inflight_bytes_max:
@@ -427,20 +448,20 @@ class Connection(asyncio.BufferedProtocol):
             return True
         return False
 
-    def _charge(self, slot: _Slot, size: int) -> None:
+    def _charge(self, slot: Slot, size: int) -> None:
         """Count what a request holds until it is released."""
         slot.size_bytes = size
         self._inflight_bytes += size
         self._broker.inflight_bytes += size
 
-    def _release(self, slot: _Slot) -> None:
+    def _release(self, slot: Slot) -> None:
         """A request's bytes no longer count as in flight."""
         broker, size = self._broker, slot.size_bytes
         slot.size_bytes = 0
         self._inflight_bytes -= size
         broker.inflight_bytes -= size
         if broker.paused and broker.inflight_bytes <= broker.config.inflight_bytes_max:
-            broker.loop.call_soon(_resume_paused, broker)
+            broker.loop.call_soon(broker.resume_paused)
 
     def _pause_reading(self) -> None:
         if not self._paused_reading:
@@ -506,18 +527,38 @@ class Connection(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """Drop the connection, whatever is unsent."""
         self.closing = True
+        self._let_go()
         self._transport.abort()
+
+    def _let_go(self) -> None:
+        """Give back what it holds of partial frames and unsent replies."""
+        self._broker.unsent_bytes -= self.unsent_bytes
+        self.unsent_bytes = 0
+        self._set_buffer(None)
+
+    def drop(self, event: str, **facts: Any) -> None:
+        """Abort for the sake of the others, and say so."""
+        self.client.warn(event, **facts)
+        self.abort()
+
+    def _refuse(self, error: DecodeError | UnsupportedVersion, size: int) -> None:
+        """A frame that no handler will see."""
+        if isinstance(error, UnsupportedVersion):
+            self._unsupported(error, size)
+            return
+        self._broker.metrics.decode_errors += 1
+        self._close("the client broke the protocol", reason=str(error))
 
     def _unsupported(self, error: UnsupportedVersion, size: int) -> None:
         if error.api_key == ApiKey.API_VERSIONS:
             # KIP-511: answered as version 0, so that the client can ask again.
             header = RequestHeader(error.api_key, 0, error.correlation_id, error.client_id)
-            slot = _Slot(self, header, True, self._broker.clock_s())
+            slot = Slot(self, header, True, self._broker.clock_s())
             self._slots.append(slot)
             self._waits_for_flush = True
             self.slot_ready(slot, error_response())
             return
-        self.client_id = error.client_id
+        self.client.client_id = error.client_id
         self._close(
             "the client asked for an API or version that is not served",
             api_key=error.api_key,
@@ -530,7 +571,7 @@ class Connection(asyncio.BufferedProtocol):
         self._close(
             "a frame of an impossible size: not a Kafka client, or not a plaintext one",
             size_bytes=size,
-            size_bytes_max=self._frame_bytes_max(data),
+            size_bytes_max=frame_bytes_max(data, self._broker.config.frame_bytes_max),
             begins_with=bytes(data[:16]).hex(),
         )
 
@@ -540,7 +581,7 @@ class Connection(asyncio.BufferedProtocol):
             "request failed",
             api_key=header.api_key,
             api_version=header.api_version,
-            peer=self.peer,
+            peer=self.client.name,
             exc_info=error,
         )
         self.close()
@@ -549,20 +590,10 @@ class Connection(asyncio.BufferedProtocol):
         """Say why, once, and close when everything that was asked before is answered."""
         if self._ending:
             return
-        self._broker.log.warning(event, peer=self.peer, client_id=self.client_id, **facts)
+        self.client.warn(event, **facts)
         if not self._slots:
             self.close()
             return
         self._ending = True
         self._pause_reading()
         self._flush_soon()
-
-
-def _resume_paused(broker: Broker) -> None:
-    """Let connections go on that wait for the shard's budget, in turns: one that fills it again
-    goes behind the others."""
-    for _ in range(len(broker.paused)):
-        if not broker.paused or broker.inflight_bytes > broker.config.inflight_bytes_max:
-            return
-        connection, _ = broker.paused.popitem(last=False)
-        connection.resume()

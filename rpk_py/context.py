@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rpk_py.config import Config
+from rpk_py.log_limit import LogLimit
 from rpk_py.metadata.replica import MetadataReplica
 from rpk_py.metrics import ShardMetrics
 from rpk_py.partition_table import PartitionTable
 from rpk_py.producer_ids import ProducerIds
+from rpk_py.turns import Turns
 
 
 @dataclass(slots=True)
@@ -43,10 +45,22 @@ class Broker:
     stopping: bool = False
     paused: OrderedDict[Any, None] = field(default_factory=OrderedDict)
     clock_s: Callable[[], float] = time.perf_counter  # for durations
+    log_limit: LogLimit = field(default_factory=LogLimit)
     static_config: Config = field(init=False)
+    turns: Turns = field(init=False)
 
     def __post_init__(self) -> None:
         self.static_config = self.config
+        self.turns = Turns(self.clock_s, self.config.large_requests_max)
+
+    def resume_paused(self) -> None:
+        """Let connections go on that wait for `inflight_bytes`, in turns: one that fills it again
+        goes behind the others."""
+        for _ in range(len(self.paused)):
+            if not self.paused or self.inflight_bytes > self.config.inflight_bytes_max:
+                return
+            connection, _ = self.paused.popitem(last=False)
+            connection.resume()
 
     def clock_ms(self) -> int:
         """Milliseconds since the epoch, for timestamps."""

@@ -10,7 +10,17 @@ from collections.abc import Callable
 
 from rpk_py.config import Config
 
+RESERVED_FILES_MAX = 1000  # for partitions that are made while clients hold all others
 _OWN_FILES = 64  # of a shard: ring, loop, listener, control socket, standard streams, and room
+
+
+def last_file_for_clients() -> int:
+    """The highest number of a file that a connection may be: a quarter of the limit, or
+    RESERVED_FILES_MAX, is kept for partitions. Of this process, as the limit is now."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return 1 << 31
+    return soft - 1 - min(soft // 4, RESERVED_FILES_MAX)
 
 
 def raise_file_limit(config: Config, partitions: int, on_message: Callable[[str], None]) -> None:
@@ -23,9 +33,10 @@ def raise_file_limit(config: Config, partitions: int, on_message: Callable[[str]
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     needed = config.connections_max + partitions + _OWN_FILES
+    needed += min(needed // 3, RESERVED_FILES_MAX)
     if hard != resource.RLIM_INFINITY and hard < needed:
         on_message(
             f"a shard may open {hard} files, but connections_max={config.connections_max} and the"
-            f" {partitions} partitions of a shard may need {needed}: beyond it connections are"
-            " closed and partitions go offline (raise ulimit -n, or LimitNOFILE of systemd)"
+            f" {partitions} partitions of a shard may need {needed}: near it connections are"
+            " refused, and at it partitions go offline (raise ulimit -n, or LimitNOFILE of systemd)"
         )

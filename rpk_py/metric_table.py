@@ -266,6 +266,22 @@ _SHARD = Group(
             LAG_BOUNDS,
         ),
         *_rows(
+            ("reason", "shard"),
+            (
+                "rpk_connections_rejected_total",
+                "counter",
+                "Client connections closed at once, by the limit that they met.",
+                "Raise it, or find who connects; open_files: raise ulimit -n.",
+            ),
+            (
+                "rpk_connections_dropped_total",
+                "counter",
+                "Client connections closed because they were idle, or held the most of partial"
+                " frames or of replies not taken when those reached their limit.",
+                "The log names the clients; see partial_frame_bytes_max and reply_bytes_max.",
+            ),
+        ),
+        *_rows(
             ("shard",),
             (
                 "rpk_loop_lag_max_seconds",
@@ -281,10 +297,16 @@ _SHARD = Group(
                 "A high rate: clients that connect anew for each request.",
             ),
             (
-                "rpk_connections_rejected_total",
+                "rpk_large_waiting",
+                "gauge",
+                "Large requests that wait for others (large_requests_max).",
+                "Many clients ask for thousands of partitions at a time.",
+            ),
+            (
+                "rpk_log_lines_suppressed_total",
                 "counter",
-                "Client connections closed at once at connections_max.",
-                "Raise connections_max, or find who connects.",
+                "Log lines about clients that were not written, because there were many.",
+                "The lines that were written say who and what.",
             ),
             (
                 "rpk_cache_hits_total",

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 LAG_INTERVAL_S: Final = 0.05
 LAG_WINDOW_S: Final = 30.0  # longer than scrapes are apart, so that each pause is in one
 SLICE_PARTITIONS: Final = 200  # of one part of a snapshot
+# Why a connection was refused, and why an accepted one was closed for the sake of others.
+REJECTED: Final = ("connections_max", "connections_per_address_max", "open_files", "stopping")
+DROPPED: Final = ("idle", "partial_frames", "untaken_replies")
 
 
 class Histogram:
@@ -90,6 +93,8 @@ class ShardMetrics:
         "_commit_bytes",
         "_sources",
         "_write_seconds",
+        "connections_dropped",
+        "connections_rejected",
         "errors",
         "fetch_wait_seconds",
         "loop_lag",
@@ -104,7 +109,6 @@ class ShardMetrics:
     fetch_waiters: int
     connections: int
     connections_accepted: int
-    connections_rejected: int
     produced_batches: int
     produced_records: int
     produced_bytes: int
@@ -117,6 +121,8 @@ class ShardMetrics:
             setattr(self, name, 0)
         self.requests = dict.fromkeys(map(int, SUPPORTED), 0)
         self.request_seconds = {int(key): Histogram(REQUEST_BOUNDS) for key in SUPPORTED}
+        self.connections_rejected = dict.fromkeys(REJECTED, 0)  # by reason
+        self.connections_dropped = dict.fromkeys(DROPPED, 0)
         self.errors: dict[tuple[int, int], int] = {}  # by API and error code
         self.fetch_wait_seconds = Histogram(WAIT_BOUNDS)
         self.loop_lag = LoopLag()
@@ -168,6 +174,11 @@ class ShardMetrics:
         rows["rpk_errors_total"] = [
             [_api_name(key), _error_name(code), count] for (key, code), count in self.errors.items()
         ]
+        for name, counts in (
+            ("rpk_connections_rejected_total", self.connections_rejected),
+            ("rpk_connections_dropped_total", self.connections_dropped),
+        ):
+            rows[name] = [[reason, count] for reason, count in counts.items()]
         for name, histogram in (
             ("rpk_fetch_wait_seconds", self.fetch_wait_seconds),
             ("rpk_loop_lag_seconds", self.loop_lag.histogram),

@@ -29,10 +29,14 @@ from rpk_py.metadata.requests import TopicResult, TopicSpec
 
 async def handle(ctx: RequestContext, request: CreateTopicsRequest) -> CreateTopicsResponse:
     """Let the controller create, and give its answers."""
+    response = CreateTopicsResponse()
     results = await ctx.broker.metadata.create_topics(
         [_spec(topic) for topic in request.topics], request.timeout_ms, request.validate_only
     )
-    return CreateTopicsResponse(topics=[_result(result) for result in results])
+    for result in results:
+        response.topics.append(_result(result))
+        await ctx.broker.turns.pause()
+    return response
 
 
 def _spec(topic: CreatableTopic) -> TopicSpec:

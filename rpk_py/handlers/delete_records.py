@@ -34,29 +34,29 @@ _MOVING_MAX: Final = 16  # log starts of one request at a time: each costs a syn
 
 async def handle(ctx: RequestContext, request: DeleteRecordsRequest) -> DeleteRecordsResponse:
     """Move every log start that was asked for, and answer when all are durable."""
-    wanted: dict[str, dict[int, int]] = {}
+    wanted: dict[tuple[str, int], int] = {}
+    topics: dict[str, DeleteRecordsTopicResult] = {}
     for topic in request.topics:
-        offsets = wanted.setdefault(topic.name, {})
-        offsets.update((asked.partition_index, asked.offset) for asked in topic.partitions)
-    slots = asyncio.Semaphore(_MOVING_MAX)
-    return DeleteRecordsResponse(
-        topics=[
-            DeleteRecordsTopicResult(
-                name,
-                await asyncio.gather(
-                    *(_answer(ctx, slots, name, index, at) for index, at in offsets.items())
-                ),
-            )
-            for name, offsets in wanted.items()
-        ]
-    )
+        topics.setdefault(topic.name, DeleteRecordsTopicResult(topic.name))
+        wanted.update(((topic.name, one.partition_index), one.offset) for one in topic.partitions)
+    answers: dict[tuple[str, int], DeleteRecordsPartitionResult] = {}
+    todo = iter(wanted.items())
+
+    async def move() -> None:
+        for (name, index), offset in todo:
+            answers[name, index] = await _answer(ctx, name, index, offset)
+            await ctx.broker.turns.pause()
+
+    await asyncio.gather(*(move() for _ in range(min(_MOVING_MAX, len(wanted)))))
+    for name, index in wanted:
+        topics[name].partitions.append(answers[name, index])
+    return DeleteRecordsResponse(topics=list(topics.values()))
 
 
 async def _answer(
-    ctx: RequestContext, slots: asyncio.Semaphore, topic: str, index: int, offset: int
+    ctx: RequestContext, topic: str, index: int, offset: int
 ) -> DeleteRecordsPartitionResult:
-    async with slots:
-        error = await _delete(ctx, topic, index, offset)
+    error = await _delete(ctx, topic, index, offset)
     partition = ctx.broker.partitions.get(topic, index)
     if error != ErrorCode.NONE or partition is None:
         return DeleteRecordsPartitionResult(index, _NO_LOW_WATERMARK, error)

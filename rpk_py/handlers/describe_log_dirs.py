@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Generator
+from functools import partial
 
 from kafka_protocol.errors import ErrorCode
 from kafka_protocol.messages.describe_log_dirs import (
@@ -26,10 +28,15 @@ from kafka_protocol.messages.describe_log_dirs import (
     DescribeLogDirsTopic,
 )
 from rpk_py.context import RequestContext
+from rpk_py.turns import SLICE_ITEMS, Large
 
 
-async def handle(ctx: RequestContext, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse:
+def handle(ctx: RequestContext, request: DescribeLogDirsRequest) -> Large:
     """Describe the one directory; null topics are all of them."""
+    return Large(partial(_answer, ctx, request))
+
+
+async def _answer(ctx: RequestContext, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse:
     directory = ctx.broker.config.data_dir.absolute()
     result = DescribeLogDirsResult(log_dir=str(directory))
     try:
@@ -40,16 +47,20 @@ async def handle(ctx: RequestContext, request: DescribeLogDirsRequest) -> Descri
     else:
         result.total_bytes = volume.f_blocks * volume.f_frsize
         result.usable_bytes = volume.f_bavail * volume.f_frsize
-        result.topics = _topics(ctx, request)
+        result.topics = await ctx.broker.turns.sliced(_topics(ctx, request))
     return DescribeLogDirsResponse(results=[result])
 
 
-def _topics(ctx: RequestContext, request: DescribeLogDirsRequest) -> list[DescribeLogDirsTopic]:
+def _topics(
+    ctx: RequestContext, request: DescribeLogDirsRequest
+) -> Generator[None, None, list[DescribeLogDirsTopic]]:
     wanted = None
     if request.topics is not None:
         wanted = {(asked.topic, index) for asked in request.topics for index in asked.partitions}
     topics: dict[str, DescribeLogDirsTopic] = {}
-    for partition in ctx.broker.partitions:
+    for number, partition in enumerate(list(ctx.broker.partitions), 1):
+        if not number % SLICE_ITEMS:
+            yield
         name, index, log = partition.topic, partition.index, partition.log
         if log is None or (wanted is not None and (name, index) not in wanted):
             continue

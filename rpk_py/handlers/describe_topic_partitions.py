@@ -17,6 +17,8 @@ Deviations: none known.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from functools import partial
 from typing import Final
 
 from kafka_protocol.errors import ErrorCode
@@ -31,14 +33,25 @@ from rpk_py.cluster_view import TOPIC_OPERATIONS, leader_and_offline
 from rpk_py.context import RequestContext
 from rpk_py.metadata.state import PartitionState, TopicState
 from rpk_py.metadata.topic_plan import name_problem
+from rpk_py.turns import LARGE_ITEMS, SLICE_ITEMS, Large, at_once
 
 PARTITIONS_MAX: Final = 2000  # Kafka's default of max.request.partition.size.limit
 
 
 def handle(
     ctx: RequestContext, request: DescribeTopicPartitionsRequest
-) -> DescribeTopicPartitionsResponse:
-    """Answer one page from the shard's replica of the metadata, at once."""
+) -> DescribeTopicPartitionsResponse | Large:
+    """Answer one page from the shard's replica of the metadata, a large one in slices."""
+    work = _answer(ctx, request)
+    count = len(request.topics) or len(ctx.broker.metadata.state.topics)
+    if count <= LARGE_ITEMS and request.response_partition_limit <= LARGE_ITEMS:
+        return at_once(work)
+    return Large(partial(ctx.broker.turns.sliced, work))
+
+
+def _answer(
+    ctx: RequestContext, request: DescribeTopicPartitionsRequest
+) -> Generator[None, None, DescribeTopicPartitionsResponse]:
     topics = ctx.broker.metadata.state.topics
     cursor = request.cursor or Cursor()
     asked = {topic.name for topic in request.topics} or set(topics)
@@ -51,7 +64,9 @@ def handle(
         )
     response = DescribeTopicPartitionsResponse()
     room = max(min(request.response_partition_limit, PARTITIONS_MAX), 1)
-    for name in sorted(name for name in asked if name >= cursor.topic_name):
+    for number, name in enumerate(sorted(name for name in asked if name >= cursor.topic_name), 1):
+        if not number % SLICE_ITEMS:
+            yield
         start = max(cursor.partition_index, 0) if name == cursor.topic_name else 0
         if room <= 0:
             response.next_cursor = Cursor(name, start)
@@ -61,7 +76,7 @@ def handle(
             response.topics.append(_unknown(name))
             continue
         page = topic.partitions[start : start + room]
-        response.topics.append(_found(ctx, topic, page))
+        response.topics.append((yield from _found(ctx, topic, page)))
         if start + len(page) < len(topic.partitions):
             response.next_cursor = Cursor(name, start + len(page))
             break
@@ -80,15 +95,15 @@ def _unknown(name: str) -> DescribeTopicPartitionsResponseTopic:
 
 def _found(
     ctx: RequestContext, topic: TopicState, page: list[PartitionState]
-) -> DescribeTopicPartitionsResponseTopic:
-    return DescribeTopicPartitionsResponseTopic(
-        ErrorCode.NONE,
-        topic.name,
-        topic.topic_id,
-        topic.internal,
-        [_partition(ctx, topic, partition) for partition in page],
-        TOPIC_OPERATIONS,
+) -> Generator[None, None, DescribeTopicPartitionsResponseTopic]:
+    answer = DescribeTopicPartitionsResponseTopic(
+        ErrorCode.NONE, topic.name, topic.topic_id, topic.internal, [], TOPIC_OPERATIONS
     )
+    for partition in page:
+        answer.partitions.append(_partition(ctx, topic, partition))
+        if not len(answer.partitions) % SLICE_ITEMS:
+            yield
+    return answer
 
 
 def _partition(

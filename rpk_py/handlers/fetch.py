@@ -19,7 +19,7 @@ Deviations: last_fetched_epoch, replica_state and the tags of v17 and v18 belong
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Generator
 from typing import Final, NamedTuple
 
 from kafka_protocol.api_key import ApiKey
@@ -39,12 +39,16 @@ from rpk_py.cluster_view import add_endpoint
 from rpk_py.context import RequestContext
 from rpk_py.partition import Partition
 from rpk_py.pending import Pending
+from rpk_py.turns import LARGE_ITEMS, SLICE_ITEMS, at_once
 from storage.errors import StorageError
 
 _BY_ID_SINCE: Final = 13
 _ZSTD_SINCE: Final = 10
 _NODE_ENDPOINTS_SINCE: Final = 16
 _READ_COMMITTED: Final = 1
+_COLD_MAX: Final = 32  # partitions of one request that are read from disk at the same time
+LOOK_S: Final = 0.05  # between two looks at very many partitions
+STOP_LOOK_S: Final = 0.5  # after which who waits for them sees that the broker stops
 _SESSION_FULL: Final = 0  # wants a session, and a full answer
 _SESSION_NONE: Final = -1  # none, or closes one
 
@@ -92,7 +96,7 @@ class PendingFetch(Pending):
         self._looks = False
         if self.completed or self._timer.cancelled():
             return
-        read = _Read(self._ctx, self._request)
+        read = _read_all(self._ctx, self._request)
         if read.cold or read.must_answer or read.bytes >= self._request.min_bytes:
             self._finish()
 
@@ -111,7 +115,7 @@ class PendingFetch(Pending):
         broker = self._ctx.broker
         self.waited_s = broker.clock_s() - self._parked_s
         broker.metrics.fetch_wait_seconds.observe(self.waited_s)
-        read = _Read(self._ctx, self._request)
+        read = _read_all(self._ctx, self._request)
         read.count()
         # What is cold by now is left for the client's next fetch, which reads it from disk.
         self.complete(read.response)
@@ -132,7 +136,9 @@ def handle(
     if request.session_epoch not in (_SESSION_FULL, _SESSION_NONE):
         ctx.broker.metrics.count_error(ApiKey.FETCH, ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
         return FetchResponse(error_code=ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
-    read = _Read(ctx, request)
+    if sum(len(topic.partitions) for topic in request.topics) > LARGE_ITEMS:
+        return _answer_large(ctx, request)
+    read = _read_all(ctx, request)
     if read.cold:
         return _finish_cold(ctx, read)
     enough = read.bytes >= request.min_bytes
@@ -140,6 +146,66 @@ def handle(
         read.count()
         return read.response
     return PendingFetch(ctx, request)
+
+
+class _Woken:
+    """A FetchWaiter for whoever waits by `await`."""
+
+    __slots__ = ("_event", "forget")
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self.forget = self._event.clear
+
+    def wake(self) -> None:
+        """Something came."""
+        self._event.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until something has come since `forget`, at most for so long."""
+        try:
+            await asyncio.wait_for(self._event.wait(), seconds)
+        except TimeoutError:
+            pass
+
+
+async def _answer_large(ctx: RequestContext, request: FetchRequest) -> FetchResponse:
+    """The same over very many partitions: in slices, and while it waits it looks at them again
+    at most every LOOK_S, however much comes."""
+    broker, woken = ctx.broker, _Woken()
+    waits_until_s = broker.clock_s() + request.max_wait_ms / 1000
+    partitions = {
+        partition
+        for topic in request.topics
+        for asked in topic.partitions
+        if (partition := _find(ctx, topic, asked.partition)) is not None
+    }
+    waits = False
+    try:
+        while True:
+            woken.forget()
+            read = _Read(ctx, request)
+            await broker.turns.sliced(read.all(request))
+            if read.cold:
+                return await _finish_cold(ctx, read)
+            left_s = waits_until_s - broker.clock_s()
+            enough = read.bytes >= request.min_bytes or read.must_answer
+            if enough or left_s <= 0 or broker.stopping:
+                read.count()
+                return read.response
+            if not waits:
+                waits = True
+                broker.metrics.fetch_waiters += 1
+                for partition in partitions:
+                    partition.add_fetch_waiter(woken)
+                continue  # something may have come meanwhile
+            await asyncio.sleep(min(left_s, LOOK_S))
+            await woken.wait(min(left_s, STOP_LOOK_S))
+    finally:
+        if waits:
+            broker.metrics.fetch_waiters -= 1
+            for partition in partitions:
+                partition.remove_fetch_waiter(woken)
 
 
 def _find(ctx: RequestContext, topic: FetchTopic, index: int) -> Partition | None:
@@ -175,12 +241,19 @@ class _Read:
         self.errors: list[ErrorCode] = []
         self.sent: list[tuple[Partition, int, int]] = []  # with bytes, records
         self.must_answer = not any(topic.partitions for topic in request.topics)
-        unsent_room = max(broker.config.reply_bytes_max - broker.unsent_bytes, 0)
+        # Half of what is left, so that clients that take nothing leave something to the others.
+        unsent_room = max(broker.config.reply_bytes_max - broker.unsent_bytes, 0) // 2
         self.budget_bytes = min(request.max_bytes, broker.config.fetch_max_bytes, unsent_room)
+
+    def all(self, request: FetchRequest) -> Generator[None, None, None]:
+        """Look at every partition; yields every few of them."""
+        ctx = self.ctx
         committed = request.isolation_level == _READ_COMMITTED
         for topic in request.topics:
-            answers = []
+            answers: list[PartitionData] = []
             for asked in topic.partitions:
+                if answers and not len(answers) % SLICE_ITEMS:
+                    yield
                 answer = PartitionData(asked.partition, 0, -1)
                 answer.records = []
                 answers.append(answer)
@@ -197,6 +270,8 @@ class _Read:
                 self._read(partition, asked, answer)
             topic_answer = FetchableTopicResponse(topic.topic, topic.topic_id, answers)
             self.response.responses.append(topic_answer)
+            if not len(self.response.responses) % SLICE_ITEMS:
+                yield
 
     def _read(self, partition: Partition, asked: FetchPartition, answer: PartitionData) -> None:
         log = partition.log
@@ -269,9 +344,18 @@ class _Read:
         self._fail(cold.answer, ErrorCode.KAFKA_STORAGE_ERROR)
 
 
+def _read_all(ctx: RequestContext, request: FetchRequest) -> _Read:
+    read = _Read(ctx, request)
+    at_once(read.all(request))
+    return read
+
+
 async def _finish_cold(ctx: RequestContext, read: _Read) -> FetchResponse:
-    """Read what is not in memory, all partitions at the same time."""
-    results = await asyncio.gather(*(_read_cold(cold) for cold in read.cold))
+    """Read what is not in memory, some partitions at the same time."""
+    results: list[tuple[list[memoryview], int] | None] = []
+    for start in range(0, len(read.cold), _COLD_MAX):
+        some = read.cold[start : start + _COLD_MAX]
+        results += await asyncio.gather(*(_read_cold(cold) for cold in some))
     for cold, found in zip(read.cold, results, strict=True):
         if found is None:
             read.fail_cold(cold)

@@ -18,7 +18,7 @@ Deviations: timeout_ms is not used, nothing here waits for remote storage.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Generator
 from typing import Final, TypeAlias
 
 from kafka_protocol.errors import ErrorCode
@@ -31,6 +31,7 @@ from kafka_protocol.messages.list_offsets import (
 )
 from rpk_py.context import RequestContext
 from rpk_py.partition import Partition
+from rpk_py.turns import LARGE_ITEMS, SLICE_ITEMS, Large, at_once
 from storage.errors import StorageError
 
 LATEST: Final = -1
@@ -57,15 +58,33 @@ _Search: TypeAlias = tuple[Partition, int, int, ListOffsetsPartitionResponse]
 
 def handle(
     ctx: RequestContext, request: ListOffsetsRequest
-) -> ListOffsetsResponse | Awaitable[ListOffsetsResponse]:
+) -> ListOffsetsResponse | Awaitable[ListOffsetsResponse] | Large:
     """Answer at once where no log has to be searched, else when all searches are done."""
+    response, searches = ListOffsetsResponse(), []  # type: ListOffsetsResponse, list[_Search]
+    work = _look_up(ctx, request, response, searches)
+    if sum(len(topic.partitions) for topic in request.topics) > LARGE_ITEMS:
+
+        async def make() -> ListOffsetsResponse:
+            await ctx.broker.turns.sliced(work)
+            return await _search(searches, response)
+
+        return Large(make)
+    at_once(work)
+    return _search(searches, response) if searches else response
+
+
+def _look_up(
+    ctx: RequestContext,
+    request: ListOffsetsRequest,
+    response: ListOffsetsResponse,
+    searches: list[_Search],
+) -> Generator[None, None, None]:
+    """Fill in the response, but for what the logs must be searched for."""
     counts = Counter(
         (topic.name, asked.partition_index)
         for topic in request.topics
         for asked in topic.partitions
     )
-    searches: list[_Search] = []
-    response = ListOffsetsResponse()
     for topic in request.topics:
         answers = ListOffsetsTopicResponse(topic.name)
         response.topics.append(answers)
@@ -76,7 +95,9 @@ def handle(
                 answer.error_code = ErrorCode.INVALID_REQUEST
             else:
                 answer.error_code = _answer(ctx, request, topic.name, asked, answer, searches)
-    return _search(searches, response) if searches else response
+            if not len(answers.partitions) % SLICE_ITEMS:
+                yield
+        yield
 
 
 def _answer(

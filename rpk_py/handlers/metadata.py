@@ -23,6 +23,8 @@ Deviations: Kafka ignores topics given by name in a v12+ request that also has i
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterable
+from functools import partial
 from typing import Final
 
 from kafka_protocol.errors import ErrorCode
@@ -45,6 +47,7 @@ from rpk_py.cluster_view import (
 from rpk_py.context import RequestContext
 from rpk_py.metadata.state import PartitionState, TopicState
 from rpk_py.metadata.topic_plan import name_problem
+from rpk_py.turns import LARGE_ITEMS, SLICE_ITEMS, Large, at_once
 
 _NO_ID: Final = bytes(16)
 _NULL_MEANS_ALL_SINCE: Final = 1
@@ -52,8 +55,30 @@ _AUTO_CREATE_FLAG_SINCE: Final = 4
 _TOPICS_BY_ID_SINCE: Final = 12
 
 
-def handle(ctx: RequestContext, request: MetadataRequest) -> MetadataResponse:
-    """Answer from the shard's replica of the metadata, at once."""
+def handle(ctx: RequestContext, request: MetadataRequest) -> MetadataResponse | Large:
+    """Answer from the shard's replica of the metadata: at once, or in slices where it is much."""
+    asked, topics = request.topics, ctx.broker.metadata.state.topics
+    named = None
+    if asked is not None and (asked or ctx.api_version >= _NULL_MEANS_ALL_SINCE):
+        named = asked
+    found: Iterable[TopicState | None] = topics.values()
+    if named is not None:
+        by_id = ctx.broker.metadata.state.topics_by_id
+        found = (
+            topics.get(topic.name or "") or by_id.get(topic.topic_id)
+            for topic in named[:LARGE_ITEMS]
+        )
+    count = len(topics) if named is None else len(named)
+    work = _answer(ctx, request, named)
+    if count <= LARGE_ITEMS:
+        count += sum(len(topic.partitions) for topic in found if topic is not None)
+    return at_once(work) if count <= LARGE_ITEMS else Large(partial(ctx.broker.turns.sliced, work))
+
+
+def _answer(
+    ctx: RequestContext, request: MetadataRequest, named: list[MetadataRequestTopic] | None
+) -> Generator[None, None, MetadataResponse]:
+    """The response; without names, about all topics."""
     state = ctx.broker.metadata.state
     response = MetadataResponse(
         brokers=[
@@ -68,17 +93,17 @@ def handle(ctx: RequestContext, request: MetadataRequest) -> MetadataResponse:
     operations = OPERATIONS_NOT_ASKED
     if request.include_topic_authorized_operations:
         operations = TOPIC_OPERATIONS
-    asked = request.topics
-    if asked is None or (not asked and ctx.api_version < _NULL_MEANS_ALL_SINCE):
-        response.topics = [_found(ctx, topic, operations) for topic in state.topics.values()]
-    elif ctx.api_version < _TOPICS_BY_ID_SINCE and any(map(_is_by_id, asked)):
+    if named is None:
+        for topic in list(state.topics.values()):
+            response.topics.append((yield from _found(ctx, topic, operations)))
+    elif ctx.api_version < _TOPICS_BY_ID_SINCE and any(map(_is_by_id, named)):
         response.error_code = ErrorCode.INVALID_REQUEST
         response.topics = [
             MetadataResponseTopic(ErrorCode.INVALID_REQUEST, topic.name or "", topic.topic_id)
-            for topic in asked
+            for topic in named
         ]
     else:
-        response.topics = _lookup(ctx, request, asked, operations)
+        response.topics = yield from _lookup(ctx, request, named, operations)
     return response
 
 
@@ -91,7 +116,7 @@ def _lookup(
     request: MetadataRequest,
     asked: list[MetadataRequestTopic],
     operations: int,
-) -> list[MetadataResponseTopic]:
+) -> Generator[None, None, list[MetadataResponseTopic]]:
     """Each topic that was asked for, once, in order.
 
     Once, also because 100 MiB of one name repeated would otherwise make gigabytes of answer.
@@ -101,7 +126,9 @@ def _lookup(
         ctx.api_version < _AUTO_CREATE_FLAG_SINCE or request.allow_auto_topic_creation
     )
     answers: dict[str | bytes, MetadataResponseTopic] = {}
-    for item in asked:
+    for number, item in enumerate(asked, 1):
+        if not number % SLICE_ITEMS:
+            yield
         by_name = item.topic_id == _NO_ID and item.name is not None
         key = item.name if by_name and item.name is not None else item.topic_id
         if key in answers:
@@ -111,7 +138,7 @@ def _lookup(
         else:
             topic = state.topics.get(key)
         if topic is not None:
-            answers[key] = _found(ctx, topic, operations)
+            answers[key] = yield from _found(ctx, topic, operations)
         elif isinstance(key, bytes):
             answers[key] = MetadataResponseTopic(ErrorCode.UNKNOWN_TOPIC_ID, None, key)
         else:
@@ -128,15 +155,18 @@ def _unknown_name(ctx: RequestContext, name: str, may_create: bool) -> ErrorCode
     return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
 
 
-def _found(ctx: RequestContext, topic: TopicState, operations: int) -> MetadataResponseTopic:
-    return MetadataResponseTopic(
-        ErrorCode.NONE,
-        topic.name,
-        topic.topic_id,
-        topic.internal,
-        [_partition(ctx, topic, partition) for partition in topic.partitions],
-        operations,
+def _found(
+    ctx: RequestContext, topic: TopicState, operations: int
+) -> Generator[None, None, MetadataResponseTopic]:
+    answer = MetadataResponseTopic(
+        ErrorCode.NONE, topic.name, topic.topic_id, topic.internal, [], operations
     )
+    for partition in list(topic.partitions):
+        answer.partitions.append(_partition(ctx, topic, partition))
+        if not len(answer.partitions) % SLICE_ITEMS:
+            yield
+    yield
+    return answer
 
 
 def _partition(

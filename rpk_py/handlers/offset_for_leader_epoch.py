@@ -14,6 +14,9 @@ Deviations: none known.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from functools import partial
+
 from kafka_protocol.errors import ErrorCode
 from kafka_protocol.messages.offset_for_leader_epoch import (
     EpochEndOffset,
@@ -23,21 +26,31 @@ from kafka_protocol.messages.offset_for_leader_epoch import (
     OffsetForLeaderTopicResult,
 )
 from rpk_py.context import RequestContext
+from rpk_py.turns import LARGE_ITEMS, SLICE_ITEMS, Large, at_once
 
 
 def handle(
     ctx: RequestContext, request: OffsetForLeaderEpochRequest
-) -> OffsetForLeaderEpochResponse:
-    """Answer from the logs' epoch histories, at once, in the order of the request."""
-    return OffsetForLeaderEpochResponse(
-        topics=[
-            OffsetForLeaderTopicResult(
-                topic.topic,
-                [_end_offset(ctx, topic.topic, asked) for asked in topic.partitions],
-            )
-            for topic in request.topics
-        ]
-    )
+) -> OffsetForLeaderEpochResponse | Large:
+    """Answer from the logs' epoch histories, in the order of the request."""
+    work = _answer(ctx, request)
+    count = sum(len(topic.partitions) for topic in request.topics)
+    return at_once(work) if count <= LARGE_ITEMS else Large(partial(ctx.broker.turns.sliced, work))
+
+
+def _answer(
+    ctx: RequestContext, request: OffsetForLeaderEpochRequest
+) -> Generator[None, None, OffsetForLeaderEpochResponse]:
+    response = OffsetForLeaderEpochResponse()
+    for topic in request.topics:
+        result = OffsetForLeaderTopicResult(topic.topic)
+        response.topics.append(result)
+        for asked in topic.partitions:
+            result.partitions.append(_end_offset(ctx, topic.topic, asked))
+            if not len(result.partitions) % SLICE_ITEMS:
+                yield
+        yield
+    return response
 
 
 def _end_offset(ctx: RequestContext, topic: str, asked: OffsetForLeaderPartition) -> EpochEndOffset:

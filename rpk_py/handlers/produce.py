@@ -17,6 +17,8 @@ Deviations: nothing looks inside a batch beyond its 61-byte header and CRC: a re
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Generator
 from typing import Final
 
 from kafka_protocol.api_key import ApiKey
@@ -43,12 +45,16 @@ from rpk_py.context import RequestContext
 from rpk_py.partition import Partition
 from rpk_py.pending import Pending
 from rpk_py.producers import Duplicate
+from rpk_py.turns import Large, wake
 from storage.errors import StorageError
 
 _ACKS: Final = (-1, 0, 1)
 _BY_ID_SINCE: Final = 13
 _ZSTD_SINCE: Final = 7
 _CURRENT_LEADER_SINCE: Final = 10
+_LARGE_PARTITIONS: Final = 100
+_SLICE_PARTITIONS: Final = 16
+_WRITES_MAX: Final = 32  # of one large request at a time: each costs the disk a write
 
 
 class PendingProduce(Pending):
@@ -64,19 +70,82 @@ class PendingProduce(Pending):
 
     def settle(self, token: object, error: ErrorCode) -> None:
         """One partition's batch is acknowledged, or lost with `error`."""
+        self.note(token, error)
+        if self.waiting == 0:
+            self.complete(self.answer)
+
+    def note(self, token: object, error: ErrorCode) -> None:
+        """Put it into the answer."""
         assert isinstance(token, PartitionProduceResponse)
         if error:
             _fail(self._ctx, token, error)
             token.base_offset = -1
         self.waiting -= 1
-        if self.waiting == 0:
-            self.complete(self.answer)
+
+
+class _SlicedProduce(PendingProduce):
+    """One that is enqueued in slices: each waits for those before it, so that the writes of others
+    do not stand behind thousands of its own."""
+
+    __slots__ = ("_fewer", "_settled")
+
+    def __init__(self, ctx: RequestContext, response: ProduceResponse) -> None:
+        super().__init__(ctx, response)
+        self._fewer = 0
+        self._settled: asyncio.Future[None] | None = None
+
+    async def fewer_than(self, count: int) -> None:
+        """Wait until fewer partitions than that are not acknowledged."""
+        if self.waiting >= count:
+            self._fewer = count
+            self._settled = asyncio.get_running_loop().create_future()
+            await self._settled
+
+    def settle(self, token: object, error: ErrorCode) -> None:
+        """As above; nobody subscribes, `fewer_than` is asked."""
+        self.note(token, error)
+        if self._settled is not None and self.waiting < self._fewer:
+            wake(self._settled)
+            self._settled = None
 
 
 def handle(ctx: RequestContext, request: ProduceRequest) -> ProduceResponse | PendingProduce:
     """Enqueue every batch; the reply is pending until all of them are acknowledged."""
     response = ProduceResponse()
     pending = PendingProduce(ctx, response)
+    for _ in _enqueue(ctx, request, response, pending):
+        pass
+    return pending if pending.waiting else response
+
+
+def is_large(request: ProduceRequest) -> bool:
+    """Whether it is about so many partitions that others must be served in between."""
+    return sum(len(topic.partition_data) for topic in request.topic_data) > _LARGE_PARTITIONS
+
+
+def handle_large(ctx: RequestContext, request: ProduceRequest) -> Large:
+    """The same in slices; its bytes stay as they are until the reply. The next request of the
+    connection waits for it, so that order holds."""
+
+    async def make() -> ProduceResponse:
+        response = ProduceResponse()
+        pending = _SlicedProduce(ctx, response)
+        for _ in _enqueue(ctx, request, response, pending):
+            await pending.fewer_than(_WRITES_MAX)
+            await ctx.broker.turns.pause()
+        await pending.fewer_than(1)
+        return response
+
+    return Large(make)
+
+
+def _enqueue(
+    ctx: RequestContext,
+    request: ProduceRequest,
+    response: ProduceResponse,
+    pending: PendingProduce,
+) -> Generator[None, None, None]:
+    """Append every batch, a topic's partitions in a row; yields every few of them."""
     bad_acks = request.acks not in _ACKS
     for topic in request.topic_data:
         answers: list[PartitionProduceResponse] = []
@@ -95,8 +164,11 @@ def handle(ctx: RequestContext, request: ProduceRequest) -> ProduceResponse | Pe
                 _refuse(ctx, response, answer, topic.name, by_id)
             else:
                 _append(ctx, partition, data, answer, pending)
+            if not len(answers) % _SLICE_PARTITIONS:
+                yield
         response.responses.append(TopicProduceResponse(topic.name, topic.topic_id, answers))
-    return pending if pending.waiting else response
+        if not len(response.responses) % _SLICE_PARTITIONS:
+            yield
 
 
 def _append(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from rpk_py.metadata.topic_plan import (
 )
 from rpk_py.partition_table import PartitionTable
 from rpk_py.producer_ids import ProducerIds
+from rpk_py.turns import Large, Turns
 from storage.errors import DiskFailed
 
 CLUSTER_ID = "c2hhcmQtb2YtYS1icm9rZX"
@@ -203,6 +205,7 @@ class FakeBroker:
         self.partitions = FakePartitions()
         self.producer_ids = ProducerIds(self.metadata)
         self.log = FakeLogger()
+        self.turns = Turns(time.perf_counter, 4)
         self.metadata.state.nodes = {
             1: NodeState(1, None, 9093, "host-0"),
             0: NodeState(0, "broker.example", 9092, "host-0"),
@@ -249,6 +252,8 @@ def ask(handler: Any, broker: FakeBroker, version: int, request: Any) -> Any:
 
     async def call() -> Any:
         answer = handler(FakeContext(broker, header.api_version), decoded)
+        if isinstance(answer, Large):
+            answer = answer.make()
         return await answer if inspect.isawaitable(answer) else answer
 
     frame = b"".join(encode_response(header.api_key, version, 77, asyncio.run(call())))

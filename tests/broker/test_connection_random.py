@@ -28,7 +28,8 @@ STEPS = 80
 SETTINGS: dict[str, Any] = {
     "inflight_bytes_max": 65536,
     "connection_inflight_bytes_max": 8192,
-    "reply_bytes_max": 65536,
+    "reply_bytes_max": 1 << 20,
+    "fetch_max_bytes": 32768,
     "partial_frame_bytes_max": 1 << 20,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from typing import Any, cast
 
 import pytest
@@ -16,6 +17,7 @@ from kafka_protocol.messages.describe_configs import (
 from rpk_py.broker_configs import BROKER_CONFIGS
 from rpk_py.handlers import describe_configs
 from rpk_py.topic_configs import TOPIC_CONFIGS
+from rpk_py.turns import Large, Turns
 from tests.broker.fakes import FakeBroker, FakeContext, ask
 
 VERSIONS = range(1, 5)
@@ -191,9 +193,10 @@ def test_others_are_served_while_many_resources_are_described() -> None:
 
     async def scenario() -> int:
         turns = 0
-        task = asyncio.ensure_future(
-            describe_configs.handle(cast(Any, FakeContext(broker, 4)), request)
-        )
+        broker.turns = Turns(count(0, 0.0003).__next__, 4)  # each look at the clock takes 0.3 ms
+        large = describe_configs.handle(cast(Any, FakeContext(broker, 4)), request)
+        assert isinstance(large, Large)
+        task = asyncio.ensure_future(large.make())
         while not task.done():
             await asyncio.sleep(0)
             turns += 1

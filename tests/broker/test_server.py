@@ -45,8 +45,15 @@ def test_connections_beyond_the_limit_are_closed_at_once_and_others_served(
             assert (first.closed, second.closed, third.closed) == (False, False, True)
             await ticks()
             metrics = shard.broker.metrics
-            assert (metrics.connections, metrics.connections_rejected) == (2, 1)
-            assert shard.log.lines[0][1] == {"peer": "192.0.2.99:40000", "connections_max": 2}
+            assert (metrics.connections, metrics.connections_rejected["connections_max"]) == (2, 1)
+            assert shard.log.lines[0][1] == {
+                "peer": "192.0.2.99:40000",
+                "client_id": None,
+                "software": None,
+                "reason": "connections_max",
+                "connections": 2,
+                "of_address": 2,
+            }
             await first.ask(API_VERSIONS, 3)
             second.vanish()
             await ticks()
