@@ -11,7 +11,7 @@ from typing import Any
 
 from kafka_protocol import frame
 from kafka_protocol.api import SUPPORTED
-from kafka_protocol.closures import compile_decoder, compile_encoder
+from kafka_protocol.closures import compile_decoder, compile_encoder, limited_decoder
 from kafka_protocol.errors import DecodeError, UnsupportedVersion
 from kafka_protocol.record_batch import (
     Record,
@@ -21,7 +21,7 @@ from kafka_protocol.record_batch import (
     parse_header,
 )
 from kafka_protocol.schema import info_of
-from kafka_protocol.wire import UNLIMITED
+from kafka_protocol.wire import UNLIMITED, limited_counts
 from storage import timestamps
 from tests.fuzz.target import Target
 from tests.protocol import golden
@@ -30,6 +30,7 @@ from tests.protocol.values import outcome
 
 INFLATED_BYTES_MAX = 1 << 20
 _WHICH = struct.Struct(">hh")  # api key and version before an input that does not say its own
+_ITEMS_MAX = 5  # of a message whose items are counted: golden ones have more and fewer
 _TWINS: list[Any] = list(frame.HAND_DECODERS)
 
 
@@ -93,14 +94,20 @@ def response_seeds() -> Iterator[bytes]:
 
 
 def compare_twins(data: bytes) -> None:
-    """A decoder written by hand and the one of its schema: the same value, or both refuse."""
+    """A decoder written by hand and the one of its schema: the same value, or both refuse; also
+    where items are counted, as they are in large frames."""
     if len(data) < 2:
         return
     cls = _TWINS[data[0] % len(_TWINS)]
     first, last = info_of(cls).versions
-    version = first + data[1] % (last - first + 1)
+    version = first + (data[1] & 0x7F) % (last - first + 1)
     by_hand = outcome(frame.HAND_DECODERS[cls](version, UNLIMITED), data[2:])
     assert by_hand == outcome(compile_decoder(cls, version), data[2:])
+    if data[1] & 0x80:
+        limited = outcome(frame.HAND_DECODERS[cls](version, limited_counts(_ITEMS_MAX)), data[2:])
+        reader = limited_decoder(cls, version, limited_counts(_ITEMS_MAX))
+        assert limited == outcome(reader, data[2:])
+        assert limited in (None, by_hand)
 
 
 def twin_seeds() -> Iterator[bytes]:
@@ -109,7 +116,9 @@ def twin_seeds() -> Iterator[bytes]:
         if cls in frame.HAND_DECODERS:
             body = bytearray()
             compile_encoder(cls, case.version)(body, case.message)
-            yield bytes((_TWINS.index(cls), case.version - info_of(cls).versions[0])) + body
+            for counted in (0, 0x80):
+                version = case.version - info_of(cls).versions[0]
+                yield bytes((_TWINS.index(cls), version | counted)) + body
 
 
 # -- record batches --------------------------------------------------------------------------
