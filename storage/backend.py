@@ -30,12 +30,10 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)  # what a configuration may na
 _DISABLED_SYSCTL = "/proc/sys/kernel/io_uring_disabled"
 # Measured by bench/disk_write.py; docs/adr/0002-liburing-pin-and-uring-extra.md has the table.
 _COST_OF_THREADS = (
-    "disk writes go through threads: as durable, but each costs about four times the CPU and fewer "
-    "of them fit in a second"
+    "disk writes go through threads: as durable, but each costs two to five times the CPU, and "
+    "half as many small ones fit in a second"
 )
-_COST_OF_RING = (
-    "io_uring goes without it: as durable and as fast, within 2 us of CPU a write either way"
-)
+_COST_OF_RING = "io_uring goes by the built-in ring: as durable, at the same CPU a write"
 
 
 def open_disk(

@@ -15,8 +15,9 @@ import pytest
 
 from storage.disk import Disk
 from storage.errors import CorruptRecord, LockTimeout, StorageError
+from storage.queued_disk import QueuedDisk
 from storage.segment import file_name
-from storage.threaded import ThreadedDisk
+from storage.threaded import ThreadQueue
 from tests.storage.builder import (
     BLOCK,
     OTHER_TOPIC_ID,
@@ -310,7 +311,7 @@ def test_what_the_lock_holder_rolls_to_meanwhile_is_recovered_too(tmp_path: Path
     async def scenario() -> None:
         driven = await Host(tmp_path, segment_bytes=8 * BLOCK).open()
         await driven.append_durably(b"first")
-        threads = ThreadedDisk(asyncio.get_running_loop())
+        threads = QueuedDisk(asyncio.get_running_loop(), ThreadQueue())
         host = driven.host.next_life(threads)
         opening = asyncio.ensure_future(host.open(appended=driven.appended))
         while not host.messages:  # noqa: ASYNC110 - a thread says so, without an event
