@@ -1,6 +1,6 @@
 """A real shard below a fake socket: what the tests of connections and handlers drive.
 
-`Shard` is the real Broker, PartitionTable, Log and a Disk on threads (or another real one) in a test's
+`Shard` is the real Broker, PartitionTable, Log and a real Disk (threads, unless told) in a test's
 directory; only the controller and the sockets are fakes. `Client` speaks through the real codec to
 a real Connection over a `Transport` that behaves as asyncio's does, but for two things that make
 tests sharper: bytes arrive exactly as the test cuts them, and the shard's scratch buffer is

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ LOOPS: dict[str, tuple[Backend, str]] = {
 }
 
 
-def open_or_skip(backend: Backend, loop: asyncio.AbstractEventLoop) -> Disk:
+def open_or_skip(backend: Any, loop: asyncio.AbstractEventLoop) -> Disk:
     try:
         return open_disk(backend, loop, pytest.fail)
     except DiskUnavailable as error:

@@ -34,6 +34,7 @@ from tests.storage.builder import (
     segmented,
     wal,
 )
+from tests.storage.conftest import open_or_skip
 
 # --- what survives --------------------------------------------------------------------------------
 
@@ -195,7 +196,7 @@ def test_a_crash_with_writes_on_their_way_on_a_real_disk(
             # What landed after the acknowledgement may be torn anywhere, also within a block.
             end_pos = driven.segments[-1].durable_pos
             os.truncate(path, max(path.stat().st_size - cut_bytes, end_pos))
-            host = host.next_life(type(disk)(asyncio.get_running_loop()))  # type: ignore[call-arg]
+            host = host.next_life(open_or_skip(disk.name, asyncio.get_running_loop()))
             driven = await host.open(appended=driven.appended)
             end = driven.log.log_end_offset
             assert end >= acknowledged
