@@ -30,7 +30,9 @@ def foreign_records(
     broker: RunningBroker, topic: str, count: int, partition: int = 0
 ) -> list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]] | None]]:
     """(key, value, headers) as librdkafka reads them."""
-    consumer = Consumer({"bootstrap.servers": broker.address, "group.id": "none"})
+    consumer = Consumer(
+        {"bootstrap.servers": broker.address, "group.id": "none", "enable.auto.commit": False}
+    )
     try:
         consumer.assign([TopicPartition(topic, partition, 0)])
         messages = consumer.consume(count, TIMEOUT_S)
