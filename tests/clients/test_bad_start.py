@@ -378,7 +378,7 @@ def test_too_few_open_files_are_one_warning_that_says_what_it_costs(site: Site) 
         running.start()
         [warning] = running.log_events("warning")
         assert f"may open {limits[1]} files" in warning["message"]
-        assert "connections are closed" in warning["message"]
+        assert "connections are refused" in warning["message"]
         shard = Path(f"/proc/{running.shard_pids[0]}/limits").read_text()
         [row] = [line for line in shard.splitlines() if line.startswith("Max open files")]
         assert row.split()[3] == str(limits[1]), "the soft limit was not raised"
