@@ -2,11 +2,11 @@
 
 As durable as a ring (O_DIRECT and RWF_DSYNC all the same), but a write costs two thread switches.
 Loop thread only, save `_work`, which runs in the workers and touches nothing but the two queues,
-both safe between threads, and the eventfd that tells the loop of results.
+both safe between threads, and the pipe that tells the loop of results.
 
 Invariants:  a job holds its memory until its completion has been taken;
              operations may overtake each other: every one names its position, order adds nothing.
-Source: pwritev2(2), eventfd(2).
+Source: pwritev2(2), pipe(7).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 WORKERS = 4  # operations that can wait for the device at once; a disk gains little from more
 
+_PIPE_BYTES = 65536  # what a pipe holds
 _RWF_DSYNC = getattr(os, "RWF_DSYNC", 0)  # not every libc's headers tell it; 0: fdatasync
 
 
@@ -36,10 +37,11 @@ class ThreadQueue:
 
     name = "threads"
 
-    __slots__ = ("_jobs", "_queued", "_results", "_workers", "fd")
+    __slots__ = ("_bell", "_jobs", "_queued", "_results", "_workers", "fd")
 
     def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # Not an eventfd: some sandboxes have none.
+        self.fd, self._bell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._queued: list[_Job] = []  # not submitted
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._results: deque[tuple[_Job, int]] = deque()
@@ -62,7 +64,7 @@ class ThreadQueue:
     def completions(self) -> list[tuple[int, int]]:
         """See IoQueue.completions."""
         try:
-            os.eventfd_read(self.fd)  # before the look, so that no result goes unnoticed
+            os.read(self.fd, _PIPE_BYTES)  # before the look, so that no result goes unnoticed
         except BlockingIOError:
             pass
         results = self._results
@@ -75,6 +77,7 @@ class ThreadQueue:
         for worker in self._workers:
             worker.join()  # idle, so at once
         os.close(self.fd)
+        os.close(self._bell)
 
     def _start_workers(self) -> None:
         """All that are missing. Raises OSError if the machine lets there be none at all."""
@@ -94,17 +97,31 @@ class ThreadQueue:
         """A worker thread: one job after the other."""
         while (job := self._jobs.get()) is not None:
             try:
-                if not job.is_write:
-                    res = os.preadv(job.fd, (job.view,), job.pos)
-                elif _RWF_DSYNC:
-                    res = os.pwritev(job.fd, (job.view,), job.pos, _RWF_DSYNC)
+                if job.is_write:
+                    res = _write_durably(job)
                 else:
-                    res = os.pwritev(job.fd, (job.view,), job.pos)
-                    os.fdatasync(job.fd)
+                    res = os.preadv(job.fd, (job.view,), job.pos)
             except OSError as error:
                 res = -(error.errno or errno.EIO)
             except (OverflowError, TypeError, ValueError):
                 res = -errno.EINVAL  # the caller's bug; a dead worker would be a hang
             self._results.append((job, res))
             del job  # the memory must not wait for this thread's next job
-            os.eventfd_write(self.fd, 1)
+            try:
+                os.write(self._bell, b"\0")
+            except BlockingIOError:
+                pass  # a full pipe rings as well
+
+
+def _write_durably(job: _Job) -> int:
+    """Bytes written, and on stable storage. Raises OSError."""
+    if _RWF_DSYNC:
+        try:
+            return os.pwritev(job.fd, (job.view,), job.pos, _RWF_DSYNC)
+        except OSError as error:
+            # A kernel or sandbox that does not know the flag has written nothing.
+            if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+    size_bytes = os.pwrite(job.fd, job.view, job.pos)  # os.pwritev always calls pwritev2
+    os.fdatasync(job.fd)
+    return size_bytes
