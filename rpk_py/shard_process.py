@@ -104,9 +104,9 @@ def _close_others(keep: set[int]) -> None:
         open_fds = [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:  # a bare chroot has no /proc
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        bounds = [-1, *sorted(keep), limit]
-        for below, above in itertools.pairwise(bounds):
-            os.closerange(below + 1, above)
+        for below, above in itertools.pairwise([-1, *sorted(keep), limit]):
+            if below + 1 < above:  # CPython takes an empty range for one without an end
+                os.closerange(below + 1, above)
         return
     for fd in open_fds:
         if fd not in keep:

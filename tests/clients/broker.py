@@ -100,6 +100,7 @@ class RunningBroker:
              pinned    False: --overprovisioned, so that tests share their cores
              shards    --smp; may be set to less, and back, between two starts
              command   what is called with "start" and its options
+             data_dir_argument  the data directory as that command sees it, in a chroot
     """
 
     def __init__(
@@ -110,8 +111,10 @@ class RunningBroker:
         pinned: bool = False,
         shards: int = 1,
         command: Sequence[str] = (sys.executable, "-m", "rpk_py"),
+        data_dir_argument: Path | None = None,
     ) -> None:
         self.data_dir = data_dir
+        self._data_dir_argument = data_dir_argument or data_dir
         self.log_path = log_path
         self.shards = shards
         self.port = free_ports(shards + 1)
@@ -160,7 +163,7 @@ class RunningBroker:
         """Start it and return when it is ready."""
         assert self._process is None, "the broker runs already"
         command = [*self._command, "start", "--log-format", "json"]
-        command += ["--data-dir", str(self.data_dir), "--kafka-addr", self.address]
+        command += ["--data-dir", str(self._data_dir_argument), "--kafka-addr", self.address]
         command += ["--admin-addr", f"127.0.0.1:{self.admin_port}"]
         command += ["--smp", str(self.shards)]
         command += [] if self._pinned else ["--overprovisioned"]
