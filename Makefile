@@ -72,16 +72,15 @@ $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 	@$(MAKE) --no-print-directory uring
 	@touch $@
 
-# A machine without a compiler must still get a broker: failing here costs speed, never the run.
-uring: | $(BIN)/python ## build the io_uring backend (again); `make run` and `make test` do it once
-	@echo "==> building the io_uring backend from source (a minute or two once; pip caches it)"
+# liburing is optional: without it the broker's own ring does io_uring at the same cost.
+uring: | $(BIN)/python ## build liburing's binding (again); `make run` and `make test` do it once
+	@echo "==> building liburing's binding from source (a minute or two once; pip caches it)"
 	@if $(PIP) install --progress-bar off --editable '.[uring]' >$(VENV)/uring.log 2>&1; then \
-	  echo "==> io_uring backend ready"; \
+	  echo "==> liburing ready"; \
 	else \
 	  tail -n 5 $(VENV)/uring.log | sed 's/^/    /'; \
-	  echo "==> NO io_uring: liburing did not build (all of it: $(VENV)/uring.log)."; \
-	  echo "    The broker runs and is as durable with its thread-pool disk backend, but each"; \
-	  echo "    write costs more CPU and takes longer. To get io_uring:"; \
+	  echo "==> liburing did not build (all of it: $(VENV)/uring.log)."; \
+	  echo "    Nothing is lost: the broker uses its built-in io_uring ring. To get liburing:"; \
 	  echo "      apt-get install gcc libc6-dev python3-dev && make uring"; \
 	fi
 
