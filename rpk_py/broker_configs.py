@@ -58,6 +58,10 @@ _KINDS = {"connections.max.idle.ms": "long"}  # where the setting does not tell 
 # Higher than the setting's own bound: who set it must still get in, past the clients that there
 # are, to set it back, and a restart does not. An admin client takes two connections, or three.
 _DYNAMIC_LOW = {"max.connections": 10, "max.connections.per.ip": 10}
+_PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "boolean": lambda text: text == "true",
+    "string": str,
+}  # by kind; whole numbers else
 _NODE_ID = re.compile(r"[+-]?[0-9]{1,10}")
 # Read by every shard at each use: may be set for one node, or for all.
 _OF_NODES = {
@@ -66,6 +70,7 @@ _OF_NODES = {
     "fetch.max.bytes",
     "flush.bytes",
     "flush.ms",
+    "log.level",
     "log.segment.bytes",
     "max.connections",
     "max.connections.per.ip",
@@ -185,7 +190,7 @@ def validate(name: str, text: str) -> str | None:
     config = BROKER_CONFIGS[name]
     about = SETTINGS[config.settings[0]]
     low = _DYNAMIC_LOW.get(name, about.low)
-    problem = value_problem(config.kind, text, low, about.high)
+    problem = value_problem(config.kind, text, low, about.high, about.choices)
     return None if problem is None else f"Invalid value {text} for configuration {name}: {problem}"
 
 
@@ -272,7 +277,7 @@ def effective_config(
     found = in_force(config, broker_configs, node_id)
     if report is not None:
         for error in found.ignored.values():
-            report(f"a dynamic broker config is ignored: {problem_of(error)}")
+            report(problem_of(error))
     return found.config
 
 
@@ -299,7 +304,7 @@ def _replaced(config: Config, texts: Mapping[str, str]) -> Config:
     values: dict[str, Any] = {}
     for name, text in texts.items():
         known = BROKER_CONFIGS[name]
-        values[known.settings[0]] = text == "true" if known.kind == "boolean" else int(text)
+        values[known.settings[0]] = _PARSERS.get(known.kind, int)(text)
     return dataclasses.replace(config, **values) if values else config
 
 

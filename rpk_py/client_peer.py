@@ -7,13 +7,16 @@ it is logged.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 from kafka_protocol.api_key import ApiKey
 from kafka_protocol.frame import RequestHeader
-from rpk_py.context import Broker, RequestContext
+from rpk_py.context import COUNT_THEIR_ERRORS, Broker, RequestContext
+from rpk_py.response_errors import located_errors
 
 LOGGED_CHARS_MAX: Final = 200  # of a name that the client made up
+LOGGED_ERRORS_MAX: Final = 5  # of one response
 
 
 class ClientPeer:
@@ -69,12 +72,44 @@ class ClientPeer:
 
         event  one of a fixed set of names; what differs is in the facts
         """
-        broker = self._broker
+        self._broker.warn_of(self.name, event, **self._told(), **facts)
+
+    def failed(self, header: RequestHeader, error: BaseException) -> None:
+        """Log that a request of it met a bug of ours."""
+        broker, event = self._broker, "request failed"
         suppressed = broker.log_limit.admit(event, self.address, broker.clock_s())
-        if suppressed is None:
-            return
-        if suppressed:
-            facts["suppressed"] = suppressed
+        if suppressed is not None:
+            broker.log.error(
+                "request failed",
+                api_key=header.api_key,
+                api_version=header.api_version,
+                peer=self.name,
+                **self._told(),
+                suppressed=suppressed,
+                exc_info=error,
+            )
+
+    def debug(self, event: str, **facts: Any) -> None:
+        """Log what it does, where debug events are written."""
+        if self._broker.log.debugs:
+            self._broker.debug_of(self.name, event, **self._told(), **facts)
+
+    def answered_with(self, header: RequestHeader, codes: Sequence[int], response: Any) -> None:
+        """Count the error codes of a response, unless its handler has; tell who debugs."""
+        broker = self._broker
+        if header.api_key not in COUNT_THEIR_ERRORS:
+            for code in codes:
+                broker.metrics.count_error(header.api_key, code)
+        if broker.log.debugs:
+            self.debug(
+                "a request is answered with errors",
+                api=ApiKey(header.api_key).name,
+                api_version=header.api_version,
+                errors=located_errors(response, LOGGED_ERRORS_MAX),
+                errors_count=len(codes),
+            )
+
+    def _told(self) -> dict[str, str | None]:
+        """What it says it is."""
         client_id = self.client_id and self.client_id[:LOGGED_CHARS_MAX]
-        facts = {"peer": self.name, "client_id": client_id, "software": self.software} | facts
-        broker.log.warning(event, **facts)
+        return {"client_id": client_id, "software": self.software}

@@ -49,7 +49,6 @@ from rpk_py.turns import Large
 REQUEST_OVERHEAD_BYTES: Final = 1024  # what an unanswered request holds beside its frame, about
 LARGE_BYTES: Final = 16 << 10  # a frame without records that takes about a millisecond to decode
 _PRODUCE_KEY: Final = int(ApiKey.PRODUCE).to_bytes(API_KEY_BYTES, "big")
-_COUNT_THEIR_ERRORS: Final = frozenset({ApiKey.PRODUCE, ApiKey.FETCH})  # where they arise
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -141,8 +140,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the client; requests that it left behind finish without it."""
-        self.closing = True
         self._server.forget(self)
+        self.closing = True
         self._broker.paused.pop(self, None)
         self._let_go()
         for slot in self._slots:
@@ -334,7 +333,7 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _encode_large(self, slot: Slot, response: Any) -> None:
         parts, codes = await self._broker.turns.in_thread(encode_reply, slot.header, response)
-        self._reply_ready(slot, parts if slot.replies else [], codes)
+        self._reply_ready(slot, parts if slot.replies else [], codes, response)
 
     def _answered(self, slot: Slot, task: asyncio.Future[Any]) -> None:
         """A coroutine is done, has failed, or was cancelled since the client left."""
@@ -353,7 +352,7 @@ class Connection(asyncio.BufferedProtocol):
     def slot_ready(self, slot: Slot, response: Any) -> None:
         """A response is known: encode it."""
         if self.closing:
-            self._reply_ready(slot, [], ())
+            self._reply_ready(slot, [], (), None)
             return
         header = slot.header
         parts: list[Any] = []
@@ -366,24 +365,24 @@ class Connection(asyncio.BufferedProtocol):
                 self._release(slot)
                 self._bug(header, error)
                 return
-        counted = slot.replies and header.api_key in _COUNT_THEIR_ERRORS
-        self._reply_ready(slot, parts, () if counted else error_codes(response))
+        skipped = slot.replies and header.api_key in self._broker.skips_errors_of
+        self._reply_ready(slot, parts, () if skipped else error_codes(response), response)
 
-    def _reply_ready(self, slot: Slot, parts: list[Any], codes: Sequence[int]) -> None:
+    def _reply_ready(
+        self, slot: Slot, parts: list[Any], codes: Sequence[int], response: Any
+    ) -> None:
         """A reply is encoded; replies leave from the front of the order.
 
-        codes  error codes in it that nobody has counted
+        codes  error codes in the response, where it was searched for them
         """
         self._release(slot)
         slot.ready = True
         slot.parts = parts
         if self.closing:
             return
-        api_key = slot.header.api_key
         if slot.replies:
-            if codes and api_key not in _COUNT_THEIR_ERRORS:
-                for code in codes:
-                    self._broker.metrics.count_error(api_key, code)
+            if codes:
+                self.client.answered_with(slot.header, codes, response)
         elif codes:
             # There is no reply to carry the error: closing makes the client look again.
             self._close("produce with acks=0 failed", error=codes[0])
@@ -577,13 +576,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _bug(self, header: RequestHeader, error: BaseException) -> None:
         """An exception that no handler should raise: say so and close; the shard lives on."""
-        self._broker.log.error(
-            "request failed",
-            api_key=header.api_key,
-            api_version=header.api_version,
-            peer=self.client.name,
-            exc_info=error,
-        )
+        self.client.failed(header, error)
         self.close()
 
     def _close(self, event: str, **facts: Any) -> None:

@@ -10,15 +10,23 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+from kafka_protocol.api_key import ApiKey
 from rpk_py.config import Config
-from rpk_py.log_limit import LogLimit
+from rpk_py.log_limit import DEBUG_TIMES, LogLimit
 from rpk_py.metadata.replica import MetadataReplica
 from rpk_py.metrics import ShardMetrics
 from rpk_py.partition_table import PartitionTable
 from rpk_py.producer_ids import ProducerIds
 from rpk_py.turns import Turns
+
+# Handlers count the errors of these where they arise.
+COUNT_THEIR_ERRORS: Final = frozenset({ApiKey.PRODUCE, ApiKey.FETCH})
+
+
+def _told(suppressed: int) -> dict[str, int]:
+    return {"suppressed": suppressed} if suppressed else {}
 
 
 @dataclass(slots=True)
@@ -29,6 +37,8 @@ class Broker:
     the kernel has not taken from connections that it stopped. `paused` are the connections that
     wait for `inflight_bytes` to fall, in order. `config` is what is in force: another object once
     a broker config was changed; `static_config` is what the broker was started with.
+    `skips_errors_of`: APIs whose responses need not be searched for error codes, because handlers
+    count them where they arise.
     """
 
     node_id: int
@@ -46,6 +56,7 @@ class Broker:
     paused: OrderedDict[Any, None] = field(default_factory=OrderedDict)
     clock_s: Callable[[], float] = time.perf_counter  # for durations
     log_limit: LogLimit = field(default_factory=LogLimit)
+    skips_errors_of: frozenset[int] = COUNT_THEIR_ERRORS
     static_config: Config = field(init=False)
     turns: Turns = field(init=False)
 
@@ -61,6 +72,27 @@ class Broker:
                 return
             connection, _ = self.paused.popitem(last=False)
             connection.resume()
+
+    def look_for_errors(self, debugs: bool) -> None:
+        """Whether every response is searched for error codes, to be logged: only when debugging."""
+        self.skips_errors_of = frozenset() if debugs else COUNT_THEIR_ERRORS
+
+    def warn_of(self, peer: str, event: str, **facts: Any) -> None:
+        """Log what is wrong with a client, unless there are too many such lines.
+
+        peer   its address and port
+        event  one of a fixed set of names; what differs is in the facts
+        """
+        suppressed = self.log_limit.admit(event, peer.rpartition(":")[0], self.clock_s())
+        if suppressed is not None:
+            self.log.warning(event, peer=peer, **facts, **_told(suppressed))
+
+    def debug_of(self, peer: str, event: str, **facts: Any) -> None:
+        """The same, more of it, for who debugs; ask `log.debugs` before facts are collected."""
+        address = peer.rpartition(":")[0]
+        suppressed = self.log_limit.admit(event, address, self.clock_s(), DEBUG_TIMES)
+        if suppressed is not None:
+            self.log.debug(event, peer=peer, **facts, **_told(suppressed))
 
     def clock_ms(self) -> int:
         """Milliseconds since the epoch, for timestamps."""

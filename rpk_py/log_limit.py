@@ -13,6 +13,7 @@ from typing import Final
 INTERVAL_S: Final = 10.0
 ADDRESS_LINES_MAX: Final = 5  # of one event, by one address, in an interval
 EVENT_LINES_MAX: Final = 20  # of one event in an interval
+DEBUG_TIMES: Final = 50  # so many times more, for who asked for debug events
 KEYS_MAX: Final = 4096  # pairs of event and address that are remembered; the oldest is forgotten
 
 
@@ -43,11 +44,12 @@ class LogLimit:
         self._addresses: OrderedDict[tuple[str, str], _Count] = OrderedDict()
         self.suppressed = 0
 
-    def admit(self, event: str, address: str, now_s: float) -> int | None:
+    def admit(self, event: str, address: str, now_s: float, times: int = 1) -> int | None:
         """None: be silent. Else how many lines of this event were suppressed since the last one.
 
         Shapes:  event    one of a fixed set of names
                  address  of the client, without its port
+                 times    how many times the lines of others this event may have
         """
         of_all = self._events.setdefault(event, _Count(now_s))
         key = event, address
@@ -57,7 +59,10 @@ class LogLimit:
             if len(self._addresses) > KEYS_MAX:
                 self._addresses.popitem(last=False)
         # Both are asked, so that both begin their next interval.
-        room = of_address.room(now_s, ADDRESS_LINES_MAX), of_all.room(now_s, EVENT_LINES_MAX)
+        room = (
+            of_address.room(now_s, ADDRESS_LINES_MAX * times),
+            of_all.room(now_s, EVENT_LINES_MAX * times),
+        )
         if not all(room):
             of_all.suppressed += 1
             self.suppressed += 1

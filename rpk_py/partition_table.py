@@ -149,9 +149,9 @@ class PartitionTable:
                 self._log.warning("cannot look at a directory", reason=str(error))
             except ForeignDirectory:
                 self._log.warning(
-                    "a directory of no known topic is left alone; if metadata.db was lost, "
-                    "restore it, else remove the directory",
+                    "a directory of no known topic is left alone",
                     directory=str(path),
+                    fix="if metadata.db was lost, restore it, else remove the directory",
                 )
         return list(self._trash.iterdir()) if self._trash.exists() else []
 
@@ -268,9 +268,10 @@ class PartitionTable:
             return discard_unopened(directory, {partition.topic_id}, self._trash)
         except ForeignDirectory:
             self._log.warning(
-                "a directory of a deleted partition holds files that are not known to be its own, "
-                "and is left alone; remove it by hand",
+                "the directory of a deleted partition is left alone",
                 directory=str(directory),
+                reason="it holds files that are not known to be its own",
+                fix="remove it by hand",
             )
             return None
 

@@ -12,11 +12,12 @@ import os
 import re
 import socket
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rpk_py import cores, data_dir, listeners
 from rpk_py.config import Config
+from rpk_py.log_setup import Log
 from rpk_py.metadata.controller import encode_snapshot, start_leadership_blocking
 from rpk_py.metadata.sqlite_store import SqliteStore
 from rpk_py.metadata.state import ClusterState, NodeState
@@ -45,13 +46,17 @@ class Prepared:
     core_fds: list[int]
 
 
-def prepare(config: Config, log: Any) -> Prepared:
+def prepare(config: Config, log: Log) -> Prepared:
     """Claim all that a broker needs, and commit its leader epochs.
 
     Raises: StartupError  something cannot be had; nothing runs yet
     """
     made = data_dir.prepare(config.data_dir)
-    lock_fd = data_dir.lock(config.data_dir, config.lock_wait_s, log.warning)
+    lock_fd = data_dir.lock(
+        config.data_dir,
+        config.lock_wait_s,
+        partial(log.report, "the data directory is locked by a process that ends"),
+    )
     try:
         return _prepare_locked(config, lock_fd, log)
     except StartupError:
@@ -59,7 +64,7 @@ def prepare(config: Config, log: Any) -> Prepared:
         raise
 
 
-def _prepare_locked(config: Config, lock_fd: int, log: Any) -> Prepared:
+def _prepare_locked(config: Config, lock_fd: int, log: Log) -> Prepared:
     _remove_status(config.data_dir / STATUS_FILE)
     config, lost = _settle_disk(config)
     kafka = listeners.bind_shards(config)
@@ -86,9 +91,9 @@ def _prepare_locked(config: Config, lock_fd: int, log: Any) -> Prepared:
     except OSError as error:
         log.warning("retired segments of former shards cannot be deleted", reason=str(error))
     if lost is not None:
-        log.warning(lost)
+        log.report("the best disk backend is not used", lost)
     _warn_of_buffered_io(config.data_dir, log)
-    claimed, core_fds = cores.claim(config, log.warning)
+    claimed, core_fds = cores.claim(config, partial(log.report, "not every shard has a core"))
     return Prepared(config, state, store, kafka, admin, lock_fd, claimed, core_fds)
 
 
@@ -100,7 +105,7 @@ def _remove_status(path: Path) -> None:
         raise StartupError(f"cannot remove {path}: {error.strerror} (remove it by hand)") from None
 
 
-def _warn_of_buffered_io(path: Path, log: Any) -> None:
+def _warn_of_buffered_io(path: Path, log: Log) -> None:
     """Say it where the file system takes no Direct I/O; any regular file of it tells."""
     fd, direct = open_segment(path / data_dir.LOCK_NAME)
     os.close(fd)

@@ -63,6 +63,7 @@ class Server:
         self._of_address[connection.client.address] += 1
         metrics.connections_accepted += 1
         metrics.connections = len(self._connections)
+        connection.client.debug("connection opened")
         return True
 
     def _why_not(self, connection: Connection) -> str | None:
@@ -81,6 +82,8 @@ class Server:
         """A connection is gone."""
         if connection in self._connections:
             del self._connections[connection]
+            ended_by = "broker" if connection.closing else "client"
+            connection.client.debug("connection closed", ended_by=ended_by)
             self._of_address[connection.client.address] -= 1
             if not self._of_address[connection.client.address]:
                 del self._of_address[connection.client.address]
@@ -133,6 +136,7 @@ class Server:
         for connection in list(self._connections):
             if not connection.moved():
                 self._broker.metrics.connections_dropped["idle"] += 1
+                connection.client.debug("an idle connection is closed")
                 connection.abort()
         self._sweep_later()
 

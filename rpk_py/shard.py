@@ -13,14 +13,14 @@ import random
 import socket
 import sys
 import time
-from typing import Any
+from functools import partial
 
 from rpk_py.broker_configs import effective_config
 from rpk_py.config import Config
 from rpk_py.context import Broker
 from rpk_py.data_dir import LOCK_NAME, RECYCLE
 from rpk_py.event_loop import new_event_loop
-from rpk_py.log_setup import make_logger
+from rpk_py.log_setup import Log, log_loop_problems, make_logger
 from rpk_py.metadata.replica import OnDelta, open_replica
 from rpk_py.metadata.state import BrokerConfigsChanged, ClusterState, Delta
 from rpk_py.metrics import LAG_INTERVAL_S, ShardMetrics, snapshot_parts
@@ -44,19 +44,23 @@ def run(
 ) -> int:
     """Serve until the supervisor says stop or is gone. Returns the process's exit code."""
     log = make_logger(config, shard=node_id)
-    with asyncio.Runner(loop_factory=lambda: new_event_loop(log.warning)) as runner:
+    slow_loop = partial(log.report, "uvloop is not used")
+    with asyncio.Runner(loop_factory=lambda: new_event_loop(slow_loop)) as runner:
         return runner.run(_serve(config, node_id, listener, control, log))
 
 
 async def _serve(
-    config: Config, node_id: int, listener: socket.socket, control: socket.socket, log: Any
+    config: Config, node_id: int, listener: socket.socket, control: socket.socket, log: Log
 ) -> int:
     gc.set_threshold(*GC_THRESHOLDS)  # before the metadata makes its objects
     loop = asyncio.get_running_loop()
+    log_loop_problems(loop, log)
     fd, direct = open_segment(config.data_dir / LOCK_NAME)  # any regular file there tells
     block_bytes = alignment(fd)
     os.close(fd)
-    disk = open_disk(config.io_backend, loop, lambda message: log.warning(message))
+    disk = open_disk(
+        config.io_backend, loop, partial(log.report, "the best disk backend is not used")
+    )
     metrics = ShardMetrics()
     context = LogContext(
         disk=disk,
@@ -70,7 +74,7 @@ async def _serve(
         lock_wait_s=config.lock_wait_s,
         now_ms=lambda: time.time_ns() // 1_000_000,
         rng=random.SystemRandom(),
-        report=lambda message: log.warning(message),
+        report=log.report,
     )
     await disk.run(context.pool.load)
     replica = await open_replica(
@@ -96,7 +100,7 @@ async def _serve(
     _watch(metrics, broker, context, disk)
     replica.snapshot_metrics = lambda: snapshot_parts(metrics, table)
     # The configs first: what a delta opens is opened with those in force.
-    replica.on_delta += [_follow_configs(broker), table.on_delta]
+    replica.on_delta += [_follow_configs(broker, log), table.on_delta]
     await replica.start()
     replica.on_stop = stop.set
     server = Server(broker)
@@ -117,7 +121,7 @@ async def _serve(
     return 1 if gone.is_set() else 0
 
 
-def _end_recovery(log: Any) -> None:
+def _end_recovery(log: Log) -> None:
     """Stop before anything was served: at once, as a kill would, which costs nothing.
 
     Nothing was acknowledged that is not on the disk, and a recovery may end anywhere: the next one
@@ -129,15 +133,21 @@ def _end_recovery(log: Any) -> None:
     os._exit(0)
 
 
-def _follow_configs(broker: Broker) -> OnDelta:
-    """Keep `broker.config`, and what open partitions take from it, as the metadata says."""
+def _follow_configs(broker: Broker, log: Log) -> OnDelta:
+    """Keep `broker.config`, and what the log and open partitions take from it, as the metadata
+    says."""
 
     async def on_delta(delta: Delta | None, state: ClusterState) -> None:
         changes = delta.changes if delta is not None else ()
         if delta is None or any(isinstance(change, BrokerConfigsChanged) for change in changes):
             broker.config = effective_config(
-                broker.static_config, state.broker_configs, broker.node_id, broker.log.warning
+                broker.static_config,
+                state.broker_configs,
+                broker.node_id,
+                partial(log.report, "a dynamic broker config is ignored"),
             )
+            log.set_level(broker.config.log_level)
+            broker.look_for_errors(log.debugs)
             await broker.partitions.configure(broker.config, state)
 
     return on_delta

@@ -20,8 +20,8 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from kafka_protocol.errors import ErrorCode
 from rpk_py import exposition, listeners, shard_link
@@ -29,12 +29,12 @@ from rpk_py.admin import AdminServer
 from rpk_py.broker_configs import effective_config
 from rpk_py.config import Config
 from rpk_py.file_limit import raise_file_limit
-from rpk_py.log_setup import make_logger
+from rpk_py.log_setup import Log, log_loop_problems, make_logger
 from rpk_py.metadata.channel import ChannelError
 from rpk_py.metadata.controller import Controller
 from rpk_py.metadata.placement import leader_counts
 from rpk_py.metadata.requests import refusal
-from rpk_py.metadata.state import Json
+from rpk_py.metadata.state import ClusterState, Json
 from rpk_py.metadata.store import StoreError
 from rpk_py.prepare import STATUS_FILE, Prepared, prepare, random_id
 from rpk_py.shard_link import ShardLink
@@ -73,11 +73,18 @@ def run(config: Config, entry: ShardEntry, on_ready: Callable[[BrokerInfo], None
         raise StartupError("rpk-py checks its invariants with assert: start it without python -O")
     log = make_logger(config)
     prepared = prepare(config, log)
+    follow_log_level(log, config, prepared.state)
     led = leader_counts(prepared.state.topics.values(), config.node_ids)
-    raise_file_limit(config, max(led.values()), log.warning)
+    few_files = partial(log.report, "the limit of open files is low")
+    raise_file_limit(config, max(led.values()), few_files)
     supervisor = Supervisor(prepared, entry, on_ready, log)
     supervisor.fork_all()
     return asyncio.run(supervisor.serve())
+
+
+def follow_log_level(log: Log, config: Config, state: ClusterState) -> None:
+    """Log from the level that is set for all nodes; the supervisor is none of them."""
+    log.set_level(effective_config(config, state.broker_configs, None).log_level)
 
 
 class Supervisor:
@@ -88,7 +95,7 @@ class Supervisor:
         prepared: Prepared,
         entry: ShardEntry,
         on_ready: Callable[[BrokerInfo], None],
-        log: Any,
+        log: Log,
     ) -> None:
         self._config = prepared.config
         self._prepared = prepared  # keeps sockets and locks open, also in forked children
@@ -136,6 +143,7 @@ class Supervisor:
     async def serve(self) -> int:
         """Supervise until a signal or a fatal error; returns the exit code."""
         loop = asyncio.get_running_loop()
+        log_loop_problems(loop, self._log)
         self._controller = Controller(
             self._config,
             self._state,
@@ -222,6 +230,9 @@ class Supervisor:
             answer = refusal(ErrorCode.UNKNOWN_SERVER_ERROR, text)
         finally:
             shard.requests_open -= 1
+        if op == "alter_configs":
+            follow_log_level(self._log, self._config, self._state)
+        self._log.debug("a metadata request is answered", op=op, node_id=shard.node_id)
         if shard.pid != pid:
             return  # a successor has request ids of its own
         if not shard.send(_reply(message, answer)):

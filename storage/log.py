@@ -284,7 +284,7 @@ class Log:
     def on_failed(self, error: StorageError) -> None:
         """AppenderOwner: the log is out of service."""
         if not self._closed:
-            self._context.report(f"{self.directory.name} is offline: {error}")
+            self._context.report("a partition went offline", f"{self.directory.name}: {error}")
         if self._owner is not None:
             self._owner.on_log_failed(error)
         self._wake_idle()
@@ -379,7 +379,7 @@ class Log:
             try:
                 return await run(create_segment, *facts, recycled, *rest)
             except (OSError, StorageError) as error:
-                self._context.report(f"cannot reuse {recycled}: {error}; making a new file")
+                self._context.report("a retired file cannot be reused", f"{recycled}: {error}")
         return await run(create_segment, *facts, None, *rest)
 
     async def _seal(self, segment: Segment) -> None:
@@ -395,7 +395,7 @@ class Log:
             await run(cut, segment.fd, segment.write_pos)
             segment.allocated_bytes = segment.write_pos
         except OSError as error:  # it is rebuilt from the records when it is needed
-            self._context.report(f"cannot write {path}: {error}")
+            self._context.report("an index cannot be written", f"{path}: {error}")
         finally:
             segment.unpin()
 
@@ -430,7 +430,7 @@ class Log:
         except DiskFailed as error:
             return self._appender.fail(error)
         except OSError as error:
-            return report(f"{self.directory.name}: cannot note the log start: {error}")
+            return report("a log start cannot be written", f"{self.directory.name}: {error}")
         if start_offset > self.log_start_offset:  # else another call was faster
             self.log_start_offset = start_offset
             trim_epochs(self.epochs, start_offset)
@@ -438,7 +438,7 @@ class Log:
         try:
             await run(remove_superseded, self.directory, start_offset)
         except OSError as error:  # the largest one counts
-            report(f"{self.directory.name}: cannot remove an old log start: {error}")
+            report("a file cannot be removed", f"{self.directory.name}: {error}")
 
     def _retire_unneeded(self) -> None:
         """Retire what lies wholly below the start and before the segment from which recovery
@@ -458,7 +458,7 @@ class Log:
             try:
                 await self._context.disk.run(give_up, self.directory, names, self._context.pool)
             except OSError as error:  # the next start tries again
-                self._context.report(f"cannot remove {segment.path}: {error}")
+                self._context.report("a file cannot be removed", f"{segment.path}: {error}")
 
     # -- checkpoints -----------------------------------------------------------------------
 
@@ -488,7 +488,7 @@ class Log:
             self._retire_unneeded()
             await run(_remove_old_checkpoints, self.directory)
         except OSError as error:  # an older one still serves; recovery scans further
-            self._context.report(f"cannot write {path}: {error}")
+            self._context.report("a checkpoint cannot be written", f"{path}: {error}")
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -527,7 +527,7 @@ class Log:
         try:  # not synced: what is behind the end is no record, whether it comes back or not
             await run(os.ftruncate, segment.fd, segment.write_pos)
         except OSError as error:
-            self._context.report(f"cannot cut {segment.path} at its end: {error}")
+            self._context.report("a segment cannot be cut at its end", f"{segment.path}: {error}")
         await self._write_checkpoint(checkpoint)
 
     async def delete(self, trash: Path) -> Path | None:

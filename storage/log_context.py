@@ -56,6 +56,7 @@ class LogContext:
 
     `checkpoint_bytes`: a checkpoint each so many bytes of appends
     `lock_wait_s`: how long a segment that another process has locked is waited for
+    `report`: tells the operator, given the event's name, which never changes, and a sentence
     `looks_inside`: held by the search that looks into a batch, see timestamps.py
     """
 
@@ -68,5 +69,5 @@ class LogContext:
     lock_wait_s: float
     now_ms: Callable[[], int]
     rng: random.Random
-    report: Callable[[str], None]
+    report: Callable[[str, str], None]
     looks_inside: asyncio.Lock = field(default_factory=asyncio.Lock)

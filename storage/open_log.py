@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from kafka_protocol.errors import DecodeError
@@ -68,7 +69,7 @@ async def open_log(
         names, leftovers = await run(_lock_segments, context, directory, segments)
         ids = {segment.header.topic_id for segment in segments}
         if ids and all(is_deleted(other) for other in ids):
-            context.report(f"{directory.name} holds a deleted topic of that name: discarding it")
+            context.report("a partition of a deleted topic is discarded", directory.name)
             locked = [(segment.path.name, segment.fd) for segment in segments]
             await run(discard_directory, directory, locked, trash)
             for segment in segments:
@@ -82,7 +83,7 @@ async def open_log(
             try:
                 await run(give_up, directory, leftovers, context.pool)
             except OSError as error:  # the next start tries again
-                context.report(f"{directory.name}: cannot remove what was deleted: {error}")
+                context.report("a file cannot be removed", f"{directory.name}: {error}")
     except BaseException as error:
         for segment in segments:
             os.close(segment.fd)
@@ -110,6 +111,7 @@ def _lock_segments(
     While a lock was waited for, its holder may have rolled: look again until nothing is new.
     """
     locked: set[str] = set()
+    on_lock_wait = partial(context.report, "a segment is locked by another process")
     while True:
         names = _list(directory)
         unneeded = _unneeded(directory, names)
@@ -119,7 +121,7 @@ def _lock_segments(
             break
         for name in new:
             path = directory / name
-            segments.append(open_existing(path, context.lock_wait_s, context.report))
+            segments.append(open_existing(path, context.lock_wait_s, on_lock_wait))
             locked.add(name)
     for segment in [s for s in segments if s.path.name in unneeded]:  # since it was opened
         segments.remove(segment)
@@ -184,7 +186,7 @@ async def _recover(
             f"{first.path.name if first else 'none'} is the first segment there is"
         )
     if checkpoint is None and any(name.endswith(CHECKPOINT_SUFFIX) for name in names):
-        context.report(f"{directory.name}: no checkpoint fits the segments: scanning all of them")
+        context.report("no checkpoint fits: the whole partition is scanned", directory.name)
 
     def on_record(record: RecordHeader, body: memoryview) -> None:
         if not epochs or record.leader_epoch > epochs[-1][0]:
@@ -258,7 +260,7 @@ async def _newest_checkpoint(
             continue
         checkpoint = decode_checkpoint(await context.disk.run((directory / name).read_bytes))
         if checkpoint is None:
-            context.report(f"{directory.name}/{name} is damaged: trying the one before it")
+            context.report("a checkpoint is damaged", f"{directory.name}/{name}")
             continue
         segment = by_base.get(checkpoint.segment_base_offset)
         if segment is None or segment.header.incarnation != checkpoint.incarnation:
@@ -273,7 +275,7 @@ async def _newest_checkpoint(
         try:
             state.load(checkpoint.state)
         except ValueError as error:
-            context.report(f"{directory.name}/{name} cannot be used: {error}")
+            context.report("a checkpoint is damaged", f"{directory.name}/{name}: {error}")
             continue
         return checkpoint
     return None
@@ -288,7 +290,7 @@ async def _load_index(context: LogContext, directory: Path, segment: Segment) ->
         return False
     sealed = decode_index(data, segment.header)
     if sealed is None:
-        context.report(f"{directory.name}/{path.name} is damaged: rebuilding it")
+        context.report("an index is damaged", f"{directory.name}/{path.name}")
         return False
     if segment.allocated_bytes < sealed.end_pos:
         raise CorruptRecord(
@@ -342,8 +344,9 @@ async def _settle(context: LogContext, segment: Segment, result: ScanResult) -> 
     run, end_pos = context.disk.run, result.end_pos
     if result.bad is not None:
         context.report(
-            f"{segment.path.parent.name}/{segment.path.name}: {result.bad} at position {end_pos}: "
-            f"a torn tail, never acknowledged; cut at offset {result.next_offset}"
+            "a torn tail is cut",
+            f"{segment.path.parent.name}/{segment.path.name}: {result.bad} at position {end_pos}; "
+            f"cut at offset {result.next_offset}",
         )
     if segment.allocated_bytes != end_pos or result.record_count > 0:
         # Synced in any case: a whole record may have landed without having been made durable.

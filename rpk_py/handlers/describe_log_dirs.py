@@ -42,7 +42,7 @@ async def _answer(ctx: RequestContext, request: DescribeLogDirsRequest) -> Descr
     try:
         volume = await asyncio.to_thread(os.statvfs, directory)
     except OSError as error:
-        ctx.broker.log.warning("cannot look at the data directory", reason=str(error))
+        ctx.broker.warn_of(ctx.peer, "cannot look at the data directory", reason=str(error))
         result.error_code = ErrorCode.KAFKA_STORAGE_ERROR
     else:
         result.total_bytes = volume.f_blocks * volume.f_frsize

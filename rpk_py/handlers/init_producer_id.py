@@ -34,11 +34,11 @@ def handle(
 ) -> InitProducerIdResponse | Awaitable[InitProducerIdResponse]:
     """Answer at once from the shard's block of ids, later when that is used up."""
     if request.transactional_id is not None:
-        ctx.broker.log.warning(
+        ctx.broker.warn_of(
+            ctx.peer,
             "a client asked for transactions, which this version does not have",
             client_id=ctx.client_id,
             transactional_id=request.transactional_id,
-            peer=ctx.peer,
         )
         return _failed(ErrorCode.INVALID_REQUEST)
     if (request.producer_id == -1) != (request.producer_epoch == -1):

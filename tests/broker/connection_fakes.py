@@ -116,6 +116,7 @@ class LogLines:
         self.lines.append((event, facts))
 
     error = exception = warning
+    debugs = False
 
 
 class Controller:
@@ -436,7 +437,7 @@ class Shard:
             lock_wait_s=self.config.lock_wait_s,
             now_ms=lambda: NOW_MS,
             rng=random.Random(2),
-            report=self.log.warning,
+            report=lambda event, detail: self.log.warning(event, detail=detail),
         )
         self.table = PartitionTable(self.config, NODE, self.context, self.log)
         self.controller.on_delta = self.table.on_delta

@@ -211,6 +211,9 @@ class FakeBroker:
             0: NodeState(0, "broker.example", 9092, "host-0"),
         }
 
+    def warn_of(self, peer: str, event: str, **facts: object) -> None:
+        self.log.warning(event, **facts)
+
     def add_topic(self, name: str, *leaders: int, topic_id: bytes | None = None) -> TopicState:
         """A topic with a partition for each leader; those that node 1 leads are here."""
         topic = TopicState(

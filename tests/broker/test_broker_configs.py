@@ -97,7 +97,7 @@ def test_a_value_that_static_settings_no_longer_allow_is_ignored_and_reported() 
     found = effective_config(smaller, dynamic, 0, reports.append)
     assert found == dataclasses.replace(smaller, flush_ms=7)
     assert reports == [
-        "a dynamic broker config is ignored: Invalid value 50000000 for configuration"
+        "Invalid value 50000000 for configuration"
         " message.max.bytes: must not exceed socket.request.max.bytes=10000000"
     ]
 

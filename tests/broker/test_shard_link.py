@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from rpk_py.config import Config
+from rpk_py.log_setup import make_logger
 from rpk_py.metadata.channel import encode_message, read_message
 from rpk_py.metadata.state import Json
 from rpk_py.shard_link import ShardLink
@@ -107,6 +108,7 @@ def test_an_answer_that_is_too_large_becomes_one_that_says_so() -> None:
 
         supervisor: Any = Supervisor.__new__(Supervisor)
         supervisor._controller = Verbose()
+        supervisor._log = make_logger(Config())
         await supervisor._answer(end.link, {"op": "create_topics", "id": 7})
         [(_, frame)] = end.link._queue
         assert b'"id":7' in frame

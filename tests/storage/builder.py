@@ -378,7 +378,7 @@ class Host:
             lock_wait_s=lock_wait_s,
             now_ms=lambda: NOW_MS,
             rng=random.Random(life),  # another life, other incarnations
-            report=self.messages.append,
+            report=lambda event, detail: self.messages.append(f"{event}: {detail}"),
         )
 
     @property

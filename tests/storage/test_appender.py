@@ -405,7 +405,7 @@ def test_a_retired_file_that_somebody_still_writes_is_not_used(tmp_path: Path) -
             fcntl.flock(file, fcntl.LOCK_EX)
             driven = await host.open()
             await driven.append_durably(b"first")
-            assert any("cannot reuse" in message for message in host.messages)
+            assert any("cannot be reused" in message for message in host.messages)
             await driven.check()
         await driven.close()
 

@@ -260,7 +260,7 @@ def test_bit_rot_found_by_a_cold_read_takes_the_log_offline(tmp_path: Path) -> N
         with pytest.raises(CorruptRecord):
             driven.append(b"refused")
         assert contents(driven.log.directory) == before
-        assert any("events-0 is offline" in message for message in driven.host.messages)
+        assert any("went offline: events-0" in message for message in driven.host.messages)
         await driven.close()
         assert contents(driven.log.directory) == before
 
