@@ -24,12 +24,12 @@ from tests.crash.workload import encode_payload, read_log
 
 MIB = 1 << 20
 CONNECTIONS = 16  # a partition each, so that a partition's numbers arrive in order
-BATCHES = 20  # per connection
+BATCHES = 30  # per connection
 FILLER_BYTES = 1_000_000
 IN_FLIGHT_BYTES_MIN = 100 * MIB
 ACKED_BYTES_MIN = 16 * MIB
 ATTEMPTS_MAX = 5
-KILL_AT_BYTES = 125 * MIB  # more than that: some are acknowledged between the look and the kill
+KILL_AT_BYTES = 170 * MIB  # more than that: some are acknowledged between the look and the kill
 SETTINGS = {"inflight_bytes_max": 1 << 30, "connection_inflight_bytes_max": 1 << 30}
 
 
