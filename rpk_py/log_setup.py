@@ -19,7 +19,7 @@ import structlog
 from rpk_py.config import Config
 
 CHARS_MAX: Final = 1000  # of one fact
-TRACEBACK_CHARS_MAX: Final = 16_000  # its end, which names the error
+TRACEBACK_CHARS_MAX: Final = 16_000
 
 
 def resolve_format(log_format: str, stream: TextIO) -> str:
@@ -161,10 +161,10 @@ def log_loop_problems(loop: asyncio.AbstractEventLoop, log: Log) -> None:
 
 
 def _shorten(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
-    """Cut what is long, from the end; a traceback from its beginning."""
+    """Cut what is long: at its end, a traceback in its middle."""
     for key, value in event.items():
         if key == "exception":
-            event[key] = value[-TRACEBACK_CHARS_MAX:]
+            event[key] = _cut_middle(value)
         elif isinstance(value, str):
             event[key] = _cut(value)
         elif value is not None and not isinstance(value, int | float):
@@ -176,6 +176,11 @@ def _shorten(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
 def _cut(text: str) -> str:
     more = len(text) - CHARS_MAX
     return text if more <= 0 else f"{text[:CHARS_MAX]}... ({more} more characters)"
+
+
+def _cut_middle(text: str) -> str:
+    more, half = len(text) - TRACEBACK_CHARS_MAX, TRACEBACK_CHARS_MAX // 2
+    return text if more <= 0 else f"{text[:half]}... ({more} characters) ...{text[-half:]}"
 
 
 def _escape_lines(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:

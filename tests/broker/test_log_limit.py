@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from rpk_py.log_limit import ADDRESS_LINES_MAX, EVENT_LINES_MAX, INTERVAL_S, KEYS_MAX, LogLimit
+from rpk_py.log_limit import (
+    ADDRESS_LINES_MAX,
+    DEBUG_TIMES,
+    EVENT_LINES_MAX,
+    INTERVAL_S,
+    KEYS_MAX,
+    LogLimit,
+)
 
 
 def test_an_address_may_cause_some_lines_and_then_says_how_many_there_were() -> None:
@@ -35,3 +42,12 @@ def test_what_is_remembered_of_addresses_is_bounded() -> None:
     for number in range(KEYS_MAX * 2):
         limit.admit("bad frame", str(number), float(number))
     assert len(limit._addresses) == KEYS_MAX
+
+
+def test_who_debugs_gets_more_of_the_same_but_not_all() -> None:
+    limit = LogLimit()
+    admitted = [
+        limit.admit("connection opened", "192.0.2.1", 1.0, DEBUG_TIMES) is not None
+        for _ in range(10 * DEBUG_TIMES * ADDRESS_LINES_MAX)
+    ]
+    assert sum(admitted) == DEBUG_TIMES * ADDRESS_LINES_MAX
