@@ -221,6 +221,10 @@ class DecodeError(Exception):
         return f"{self.reason}{where}{what}"
 
 
+class TooManyItems(DecodeError):
+    """A message that may be valid, but has more array items than are allowed in one."""
+
+
 class UnsupportedVersion(Exception):
     """A request whose api key or version is not served; the header's fields are kept for the reply.
 

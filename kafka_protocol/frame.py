@@ -5,8 +5,8 @@ response is encoded with it. Records are slices of the frame on decode and stay 
 encode, so that megabytes are never copied here.
 
 Invariants: any bytes give a message, a DecodeError or an UnsupportedVersion, and in bounded time:
-a request has at most wire.ITEMS_MAX items, and only Produce may be larger than
-api.REQUEST_BYTES_MAX. A message ends exactly where its frame ends.
+a request has at most wire.ITEMS_MAX items, or as many as the caller says, and only Produce may be
+larger than api.REQUEST_BYTES_MAX. A message ends exactly where its frame ends.
 
 That last rule is ours: Kafka ignores the bytes that follow a request (RequestContext.parseRequest
 does not look at what remains). Here they are a DecodeError, since they show that one side
@@ -68,13 +68,15 @@ class RequestHeader:
     client_id: str | None
 
 
-def decode_request(frame: memoryview) -> tuple[RequestHeader, Any]:
+def decode_request(frame: memoryview, items_max: int = ITEMS_MAX) -> tuple[RequestHeader, Any]:
     """Decode one request frame.
 
     Shapes:  frame  everything after the 4-byte size, format "B"; records in the message are
                     slices of it, so they live as long as the frame's bytes do
+             items_max  array items and tagged fields that it may have together
     Returns: the header and the request dataclass
-    Raises:  DecodeError         the bytes are not what they say; close the connection
+    Raises:  DecodeError         the bytes are not what they say; close the connection. TooManyItems
+                                 where they only say too much
              UnsupportedVersion  the api key or version is not in api.SUPPORTED
     """
     header = None
@@ -93,8 +95,10 @@ def decode_request(frame: memoryview) -> tuple[RequestHeader, Any]:
         elif length != -1:
             raise DecodeError(f"negative client id length {length}", 8)
         counts = UNLIMITED
-        if len(frame) > ITEMS_MAX:  # a shorter one cannot have more items: each takes a byte
-            decode, counts = _limited_decoder(SUPPORTED[api_key], api_version, len(frame))
+        if len(frame) > items_max:  # a shorter one cannot have more items: each takes a byte
+            decode, counts = _limited_decoder(
+                SUPPORTED[api_key], api_version, len(frame), items_max
+            )
         if flexible:
             pos = wire.skip_tagged_fields(frame, pos, counts) if frame[pos] else pos + 1
         message, pos = decode(frame, pos)
@@ -173,12 +177,14 @@ def _decoder(api_key: int, version: int) -> tuple[Reader, bool]:
     return compile_decoder(spec.request, version), version >= spec.first_flexible
 
 
-def _limited_decoder(spec: ApiSpec, version: int, size_bytes: int) -> tuple[Reader, CountReaders]:
+def _limited_decoder(
+    spec: ApiSpec, version: int, size_bytes: int, items_max: int
+) -> tuple[Reader, CountReaders]:
     """A decoder for one large request only, that counts its items; made in some microseconds."""
     bytes_max = spec.request_bytes_max
     if bytes_max is not None and size_bytes > bytes_max:
         raise DecodeError(f"request of {size_bytes} bytes, {bytes_max} allowed (REQUEST_BYTES_MAX)")
-    counts = limited_counts(ITEMS_MAX)
+    counts = limited_counts(items_max)
     by_hand = HAND_DECODERS.get(spec.request)
     if by_hand is not None:
         return by_hand(version, counts), counts

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Any, TypeAlias
 
-from kafka_protocol.errors import DecodeError
+from kafka_protocol.errors import DecodeError, TooManyItems
 
 # What may stand for bytes on encode. memoryviews must have format "B", so that len() is bytes.
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -28,7 +28,7 @@ PartsWriter: TypeAlias = Callable[[bytearray, Any], list[Buffer]]
 # item costs about a microsecond and a hundred bytes of memory but as little as two bytes of frame,
 # so without a limit a legal frame stops a shard for a minute. The largest request that makes sense
 # is a Fetch that names each of a large broker's 20,000 partitions in a topic of its own, and as
-# many to forget: 80,000.
+# many to forget: 80,000. The broker's setting request_items_max begins with it.
 ITEMS_MAX = 100_000
 
 NO_UUID = bytes(16)
@@ -222,9 +222,7 @@ def limited_counts(items_max: int) -> CountReaders:
     def take(count: int, pos: int) -> None:
         nonlocal left
         if count > left:
-            raise DecodeError(
-                f"more than {items_max} array items and tagged fields (ITEMS_MAX)", pos
-            )
+            raise TooManyItems(f"more than {items_max} array items and tagged fields", pos)
         if count > 0:  # -1 is null
             left -= count
 

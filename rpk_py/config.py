@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from kafka_protocol.wire import ITEMS_MAX
 from rpk_py.config_types import DECIMAL, INTEGER
 
 KIB = 1024
@@ -261,6 +262,20 @@ class Config:
     )
     connection_inflight_bytes_max: int = _setting(
         16 * MIB, "the same for one connection", low=1024, high=_BYTES_MAX
+    )
+    connection_requests_max: int = _setting(
+        1000,
+        "requests of one connection being worked on, which only Produce can be several of; beyond"
+        " it, the connection is not read",
+        low=1,
+        high=10**6,
+    )
+    request_items_max: int = _setting(
+        ITEMS_MAX,
+        "topics, partitions and other array items of one request, all its arrays together; the"
+        " connection of a larger one is closed",
+        low=1000,
+        high=10**7,
     )
     partial_frame_bytes_max: int = _setting(
         256 * MIB,

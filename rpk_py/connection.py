@@ -27,7 +27,7 @@ from functools import partial
 from typing import Any, Final
 
 from kafka_protocol.api_key import ApiKey
-from kafka_protocol.errors import DecodeError, UnsupportedVersion
+from kafka_protocol.errors import DecodeError, TooManyItems, UnsupportedVersion
 from kafka_protocol.frame import RequestHeader, decode_request, encode_response
 from rpk_py.client_peer import ClientPeer
 from rpk_py.context import Broker
@@ -256,7 +256,7 @@ class Connection(asyncio.BufferedProtocol):
             slot = self._new_slot(header, True, started_s, size)
             return self._await(slot, self._decode_large(slot, bytes(frame)))
         try:
-            header, request = decode_request(frame)
+            header, request = decode_request(frame, self._broker.config.request_items_max)
         except (DecodeError, UnsupportedVersion) as error:
             return self._refuse(error, size)
         self._broker.metrics.requests[header.api_key] += 1
@@ -266,7 +266,8 @@ class Connection(asyncio.BufferedProtocol):
         try:
             if size > LARGE_BYTES and produce_handler.is_large(request):
                 if self._buffer is None:  # it is handled in slices: the scratch is filled again
-                    _, request = decode_request(memoryview(bytes(frame)))
+                    items_max = self._broker.config.request_items_max
+                    _, request = decode_request(memoryview(bytes(frame)), items_max)
                 response = produce_handler.handle_large(context, request)
             else:
                 response = HANDLERS[header.api_key](context, request)
@@ -308,7 +309,10 @@ class Connection(asyncio.BufferedProtocol):
         turns = self._broker.turns
         async with turns.large():
             try:
-                header, request = await turns.in_thread(decode_request, memoryview(frame))
+                items_max = self._broker.config.request_items_max
+                header, request = await turns.in_thread(
+                    decode_request, memoryview(frame), items_max
+                )
             except (DecodeError, UnsupportedVersion) as error:
                 self._slots.remove(slot)
                 self._release(slot)
@@ -442,6 +446,8 @@ class Connection(asyncio.BufferedProtocol):
         broker, config = self._broker, self._broker.config
         if self._inflight_bytes > config.connection_inflight_bytes_max:
             return True
+        if len(self._slots) >= config.connection_requests_max:
+            return True
         if broker.inflight_bytes > config.inflight_bytes_max:
             broker.paused.setdefault(self)
             return True
@@ -545,7 +551,11 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(error, UnsupportedVersion):
             self._unsupported(error, size)
             return
-        self._broker.metrics.decode_errors += 1
+        metrics = self._broker.metrics
+        if isinstance(error, TooManyItems):
+            metrics.requests_too_large += 1
+        else:
+            metrics.decode_errors += 1
         self._close("the client broke the protocol", reason=str(error))
 
     def _unsupported(self, error: UnsupportedVersion, size: int) -> None:

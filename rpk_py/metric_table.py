@@ -217,6 +217,12 @@ _REQUESTS = Group(
                 "Connections closed because the client broke the protocol.",
                 "The log names the client; often not a Kafka client, or TLS on a plaintext port.",
             ),
+            (
+                "rpk_requests_too_large_total",
+                "counter",
+                "Connections closed because a request had more than request_items_max items.",
+                "The log names the client; raise the limit, or have it ask for less at a time.",
+            ),
             ("rpk_received_bytes_total", "counter", "Bytes of requests received.", ""),
             ("rpk_sent_bytes_total", "counter", "Bytes of replies handed to the kernel.", ""),
             (
@@ -240,7 +246,7 @@ _REQUESTS = Group(
             (
                 "rpk_reading_paused_total",
                 "counter",
-                "Times that a connection's reading was paused at a byte budget or for its turn.",
+                "Times that a connection's reading was paused at a budget or for its turn.",
                 "With rpk_inflight_bytes near its limit: producers are held back.",
             ),
             (

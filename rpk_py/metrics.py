@@ -103,6 +103,7 @@ class ShardMetrics:
     )
 
     decode_errors: int
+    requests_too_large: int
     received_bytes: int
     sent_bytes: int
     reading_paused: int

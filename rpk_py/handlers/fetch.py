@@ -39,7 +39,7 @@ from rpk_py.cluster_view import add_endpoint
 from rpk_py.context import RequestContext
 from rpk_py.partition import Partition
 from rpk_py.pending import Pending
-from rpk_py.turns import LARGE_ITEMS, SLICE_ITEMS, at_once
+from rpk_py.turns import LARGE_ITEMS, SLICE_ITEMS
 from storage.errors import StorageError
 
 _BY_ID_SINCE: Final = 13
@@ -346,7 +346,8 @@ class _Read:
 
 def _read_all(ctx: RequestContext, request: FetchRequest) -> _Read:
     read = _Read(ctx, request)
-    at_once(read.all(request))
+    for _ in read.all(request):
+        pass
     return read
 
 

@@ -51,8 +51,9 @@ LIMITS = f"""
 
 What exceeds one of these is not a valid request, and its connection is closed with a log line.
 
-- A request has at most {ITEMS_MAX:,} array items and tagged fields, all its arrays together. Kafka
-  compares each array only with the bytes that remain.
+- A request has at most {ITEMS_MAX:,} array items and tagged fields, all its arrays together, or
+  `request_items_max` of the configuration. Kafka compares each array only with the bytes that
+  remain.
 - A request other than Produce has at most {REQUEST_BYTES_MAX // MIB} MiB. For Produce
   `frame_bytes_max` of the configuration holds, as Kafka's `socket.request.max.bytes` does for all.
 - Strings have at most 32,767 bytes, as in Kafka.

@@ -43,7 +43,7 @@ def _names(version: int, count: int) -> metadata.MetadataRequest:
 @pytest.mark.parametrize("version", [1, 9, 12])
 def test_a_request_may_have_the_most_items_and_not_one_more(version: int) -> None:
     assert len(_decode(_names(version, ITEMS_MAX), version).topics) == ITEMS_MAX
-    with pytest.raises(DecodeError, match="ITEMS_MAX") as caught:
+    with pytest.raises(DecodeError, match="array items and tagged fields") as caught:
         _decode(_names(version, ITEMS_MAX + 1), version)
     assert str(ITEMS_MAX) in str(caught.value)
     assert caught.value.api_key == ApiKey.METADATA
@@ -81,14 +81,14 @@ def _nested(api_key: ApiKey) -> Any:
     ],
 )
 def test_items_are_counted_over_all_arrays_of_a_request(api_key: ApiKey, version: int) -> None:
-    with pytest.raises(DecodeError, match="ITEMS_MAX"):
+    with pytest.raises(DecodeError, match="array items and tagged fields"):
         _decode(_nested(api_key), version)
 
 
 def test_forgotten_topics_count_too() -> None:
     forgotten = fetch.ForgottenTopic("t", partitions=[0] * (ITEMS_MAX // 2))
     for version in (7, 12, 18):
-        with pytest.raises(DecodeError, match="ITEMS_MAX"):
+        with pytest.raises(DecodeError, match="array items and tagged fields"):
             _decode(fetch.FetchRequest(forgotten_topics_data=[forgotten] * 2), version)
 
 
@@ -104,7 +104,7 @@ def test_tagged_fields_count_wherever_they_stand(api_key: ApiKey) -> None:
     assert data == header + b"\0" + body
     assert data.endswith(b"\0")
     for hostile in (header + TAGS + body, data[:-1] + TAGS):
-        with pytest.raises(DecodeError, match="ITEMS_MAX"):
+        with pytest.raises(DecodeError, match="array items and tagged fields"):
             frame.decode_request(memoryview(hostile))
 
 
@@ -118,7 +118,7 @@ def test_tagged_fields_of_many_partitions_are_added_up(version: int) -> None:
     topic = name + _uvarint(count + 1) + partition * count + b"\0"
     body = b"\0" + struct.pack(">hi", -1, 1000) + b"\x02" + topic + b"\0"
     hostile = struct.pack(">hhih", 0, version, 1, -1) + b"\0" + body
-    with pytest.raises(DecodeError, match="ITEMS_MAX"):
+    with pytest.raises(DecodeError, match="array items and tagged fields"):
         frame.decode_request(memoryview(hostile))
 
 
@@ -155,7 +155,7 @@ def test_every_decoder_counts_the_same_items(cls: Any, version: int) -> None:
         for make in makers:
             assert make(wire.limited_counts(items))(body, 0) == (value, len(body))
             if items:
-                with pytest.raises(DecodeError, match="ITEMS_MAX"):
+                with pytest.raises(DecodeError, match="array items and tagged fields"):
                     make(wire.limited_counts(items - 1))(body, 0)
 
 
