@@ -37,6 +37,7 @@ from rpk_py.frame_limits import (
     SIZE_BYTES,
     buffer_bytes,
     frame_bytes_max,
+    new_buffer,
 )
 from rpk_py.handlers import HANDLERS
 from rpk_py.handlers import produce as produce_handler
@@ -228,7 +229,7 @@ class Connection(asyncio.BufferedProtocol):
             size = left + 1  # reading pauses: it is one read at most, and its turn will come
         elif not self._server.make_room(self, size):
             return
-        buffer = memoryview(bytearray(size))
+        buffer = new_buffer(size)
         buffer[:left] = rest
         self._set_buffer(buffer)
         self._filled = left
@@ -266,8 +267,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             if size > LARGE_BYTES and produce_handler.is_large(request):
                 if self._buffer is None:  # it is handled in slices: the scratch is filled again
-                    items_max = self._broker.config.request_items_max
-                    _, request = decode_request(memoryview(bytes(frame)), items_max)
+                    _, request = decode_request(memoryview(bytes(frame)), len(frame))
                 response = produce_handler.handle_large(context, request)
             else:
                 response = HANDLERS[header.api_key](context, request)
@@ -309,10 +309,8 @@ class Connection(asyncio.BufferedProtocol):
         turns = self._broker.turns
         async with turns.large():
             try:
-                items_max = self._broker.config.request_items_max
-                header, request = await turns.in_thread(
-                    decode_request, memoryview(frame), items_max
-                )
+                limit = self._broker.config.request_items_max
+                header, request = await turns.in_thread(decode_request, memoryview(frame), limit)
             except (DecodeError, UnsupportedVersion) as error:
                 self._slots.remove(slot)
                 self._release(slot)
@@ -444,9 +442,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._ending or self._waits_for_turn or self._broker.stopping:
             return True
         broker, config = self._broker, self._broker.config
-        if self._inflight_bytes > config.connection_inflight_bytes_max:
-            return True
         if len(self._slots) >= config.connection_requests_max:
+            return True
+        if self._inflight_bytes > config.connection_inflight_bytes_max:
             return True
         if broker.inflight_bytes > config.inflight_bytes_max:
             broker.paused.setdefault(self)
@@ -552,10 +550,9 @@ class Connection(asyncio.BufferedProtocol):
             self._unsupported(error, size)
             return
         metrics = self._broker.metrics
-        if isinstance(error, TooManyItems):
-            metrics.requests_too_large += 1
-        else:
-            metrics.decode_errors += 1
+        too_many = isinstance(error, TooManyItems)
+        metrics.requests_too_large += too_many
+        metrics.decode_errors += not too_many
         self._close("the client broke the protocol", reason=str(error))
 
     def _unsupported(self, error: UnsupportedVersion, size: int) -> None:

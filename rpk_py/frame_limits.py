@@ -1,10 +1,11 @@
-"""How large a frame may be, from its first bytes on: asked before any memory goes into it.
+"""How large a frame may be, from its first bytes on, and the memory that it arrives in.
 
-Which process: a shard.  Pure.
+Which process: a shard.
 """
 
 from __future__ import annotations
 
+import mmap
 from typing import Final
 
 from kafka_protocol.api import request_bytes_max
@@ -14,6 +15,7 @@ API_KEY_BYTES: Final = 2
 API_KEY_END: Final = SIZE_BYTES + API_KEY_BYTES
 FRAME_BYTES_MIN: Final = 8  # api key, version, correlation id
 BUFFER_BYTES_MIN: Final = 4096
+MAPPED_BYTES_MIN: Final = 2 << 20  # beyond common requests, for which malloc is faster
 BUFFER_GROWTH: Final = 4  # a partial frame's buffer grows with what arrived, not as announced
 
 
@@ -37,3 +39,14 @@ def buffer_bytes(start: memoryview, limit: int) -> int:
         if 0 < size <= frame_bytes_max(start, limit):
             room = min(SIZE_BYTES + size, room)
     return max(arrived + 1, room)
+
+
+def new_buffer(size_bytes: int) -> memoryview:
+    """Memory for a frame that arrives in parts.
+
+    Large ones are mapped: a page costs nothing before bytes arrive for it, where a bytearray would
+    be filled with zeros at once, and the kernel has all of it back at the end.
+    """
+    if size_bytes < MAPPED_BYTES_MIN:
+        return memoryview(bytearray(size_bytes))
+    return memoryview(mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
