@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from kafka_protocol.errors import ErrorCode
+from rpk_py.log_limit import LogLimit
 from rpk_py.metadata import channel
 from rpk_py.metadata.requests import (
     ConfigResource,
@@ -111,6 +112,7 @@ class MetadataReplica:
         self._is_lost = False
         self._auto_creating: set[str] = set()
         self._auto_waiting: list[str] = []  # of those, the ones that no request carries yet
+        self._log_limit = LogLimit()
         self._tasks = Tasks(self._task_failed)
 
     async def start(self) -> None:
@@ -242,13 +244,20 @@ class MetadataReplica:
             specs = [TopicSpec(name) for name in names]
             for result in await self.create_topics(specs, _AUTO_CREATE_TIMEOUT_MS, False):
                 if result.error_code not in (ErrorCode.NONE, ErrorCode.TOPIC_ALREADY_EXISTS):
-                    self._log.warning(
-                        "a topic could not be created automatically",
-                        topic=result.name,
-                        error=ErrorCode(result.error_code).name,
-                        reason=result.error_message,
-                    )
+                    self._say_not_created(result)
             self._auto_creating.difference_update(names)
+
+    def _say_not_created(self, result: TopicResult) -> None:
+        """Clients cause it as often as they like, so not every time."""
+        suppressed = self._log_limit.admit("not created", "", time.monotonic())
+        if suppressed is not None:
+            self._log.warning(
+                "a topic could not be created automatically",
+                topic=result.name,
+                error=ErrorCode(result.error_code).name,
+                reason=result.error_message,
+                suppressed=suppressed,
+            )
 
     async def _ask(
         self,

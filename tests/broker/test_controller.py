@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kafka_protocol.errors import ErrorCode
+from rpk_py.log_limit import ADDRESS_LINES_MAX
 from rpk_py.metadata.config_plan import BROKER, TOPIC
 from rpk_py.metadata.controller import start_leadership_blocking
 from rpk_py.metadata.replica import AUTO_CREATING_MAX
@@ -277,6 +278,17 @@ def test_names_that_come_up_during_a_creation_are_created_after_it() -> None:
         assert len(cluster.store.deltas) == 2
 
     run(scenario)
+
+
+def test_names_that_cannot_be_created_do_not_fill_the_log() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        one = await cluster.add_shard()
+        for number in range(50):
+            one.auto_create(f"/{number}")
+        await until(lambda: not one._auto_creating)
+
+    events = run(scenario).log.events
+    assert events.count("a topic could not be created automatically") == ADDRESS_LINES_MAX
 
 
 def test_a_flood_of_unknown_names_leaves_room_for_other_requests() -> None:
