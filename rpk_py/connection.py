@@ -29,16 +29,10 @@ from typing import Any, Final
 from kafka_protocol.api_key import ApiKey
 from kafka_protocol.errors import DecodeError, TooManyItems, UnsupportedVersion
 from kafka_protocol.frame import RequestHeader, decode_request, encode_response
+from rpk_py import frame_limits
 from rpk_py.client_peer import ClientPeer
 from rpk_py.context import Broker
-from rpk_py.frame_limits import (
-    API_KEY_BYTES,
-    FRAME_BYTES_MIN,
-    SIZE_BYTES,
-    buffer_bytes,
-    frame_bytes_max,
-    new_buffer,
-)
+from rpk_py.frame_limits import API_KEY_BYTES, FRAME_BYTES_MIN, SIZE_BYTES
 from rpk_py.handlers import HANDLERS
 from rpk_py.handlers import produce as produce_handler
 from rpk_py.handlers.api_versions import error_response
@@ -120,7 +114,7 @@ class Connection(asyncio.BufferedProtocol):
         """Where the next bytes go: behind a partial frame, or into the shard's scratch."""
         if self._buffer is None:
             return self._scratch
-        return self._buffer[self._filled :]
+        return self._buffer[self._filled : self._filled + frame_limits.READ_BYTES_MAX]
 
     def buffer_updated(self, nbytes: int) -> None:
         """`nbytes` more have arrived: handle every whole frame that may be handled now."""
@@ -129,6 +123,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._buffer is not None:
             self._filled += nbytes
             self._handle_buffered()
+            if nbytes > frame_limits.READ_BYTES and self._buffer is not None and not self.closing:
+                self._give_way()  # a large frame, of which more has arrived
+                self._pause_reading()
         elif not self._ending:
             data = self._scratch[:nbytes]
             consumed = self._handle_frames(data)
@@ -187,7 +184,7 @@ class Connection(asyncio.BufferedProtocol):
             size = int.from_bytes(data[pos : pos + SIZE_BYTES], "big", signed=True)
             frame_pos = pos + SIZE_BYTES
             whole = end - frame_pos >= size  # decode_request looks at the limit of its API
-            bytes_max = limit if whole else frame_bytes_max(data[pos:end], limit)
+            bytes_max = limit if whole else frame_limits.frame_bytes_max(data[pos:end], limit)
             if not FRAME_BYTES_MIN <= size <= bytes_max:
                 self._refuse_size(size, data[pos:end])
                 return end
@@ -198,10 +195,15 @@ class Connection(asyncio.BufferedProtocol):
             if self.closing or self._ending:
                 return end
             now_s = broker.clock_s()
-            if now_s - began_s > broker.turns.slice_s and not self._waits_for_turn:
-                self._waits_for_turn = True
-                broker.turns.later(self._take_turn)
+            if now_s - began_s > broker.turns.slice_s:
+                self._give_way()
         return pos
+
+    def _give_way(self) -> None:
+        """Others go first: no further request, until its turn comes."""
+        if not self._waits_for_turn:
+            self._waits_for_turn = True
+            self._broker.turns.later(self._take_turn)
 
     def _take_turn(self) -> None:
         self._waits_for_turn = False
@@ -224,12 +226,12 @@ class Connection(asyncio.BufferedProtocol):
     def _keep(self, rest: memoryview) -> None:
         """Move a partial frame, or frames that must wait, to a buffer with room for more."""
         left = len(rest)
-        size = buffer_bytes(rest, self._broker.config.frame_bytes_max)
+        size = frame_limits.buffer_bytes(rest, self._broker.config.frame_bytes_max)
         if self._must_wait():
             size = left + 1  # reading pauses: it is one read at most, and its turn will come
         elif not self._server.make_room(self, size):
             return
-        buffer = new_buffer(size)
+        buffer = frame_limits.new_buffer(size)
         buffer[:left] = rest
         self._set_buffer(buffer)
         self._filled = left
@@ -259,7 +261,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             header, request = decode_request(frame, self._broker.config.request_items_max)
         except (DecodeError, UnsupportedVersion) as error:
-            return self._refuse(error, size)
+            return self._refuse(error)
         self._broker.metrics.requests[header.api_key] += 1
         replies = header.api_key != ApiKey.PRODUCE or request.acks != 0
         slot = self._new_slot(header, replies, started_s, size)
@@ -315,7 +317,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._slots.remove(slot)
                 self._release(slot)
                 self._blocking = None
-                return self._refuse(error, len(frame))
+                return self._refuse(error)
             slot.header = header
             self._broker.metrics.requests[header.api_key] += 1
             response = HANDLERS[header.api_key](self.client.context(header, request), request)
@@ -544,18 +546,16 @@ class Connection(asyncio.BufferedProtocol):
         self.client.warn(event, **facts)
         self.abort()
 
-    def _refuse(self, error: DecodeError | UnsupportedVersion, size: int) -> None:
+    def _refuse(self, error: DecodeError | UnsupportedVersion) -> None:
         """A frame that no handler will see."""
         if isinstance(error, UnsupportedVersion):
-            self._unsupported(error, size)
-            return
-        metrics = self._broker.metrics
+            return self._unsupported(error)
         too_many = isinstance(error, TooManyItems)
-        metrics.requests_too_large += too_many
-        metrics.decode_errors += not too_many
+        self._broker.metrics.requests_too_large += too_many
+        self._broker.metrics.decode_errors += not too_many
         self._close("the client broke the protocol", reason=str(error))
 
-    def _unsupported(self, error: UnsupportedVersion, size: int) -> None:
+    def _unsupported(self, error: UnsupportedVersion) -> None:
         if error.api_key == ApiKey.API_VERSIONS:
             # KIP-511: answered as version 0, so that the client can ask again.
             header = RequestHeader(error.api_key, 0, error.correlation_id, error.client_id)
@@ -577,7 +577,7 @@ class Connection(asyncio.BufferedProtocol):
         self._close(
             "a frame of an impossible size: not a Kafka client, or not a plaintext one",
             size_bytes=size,
-            size_bytes_max=frame_bytes_max(data, self._broker.config.frame_bytes_max),
+            size_bytes_max=frame_limits.frame_bytes_max(data, self._broker.config.frame_bytes_max),
             begins_with=bytes(data[:16]).hex(),
         )
 

@@ -16,6 +16,8 @@ API_KEY_END: Final = SIZE_BYTES + API_KEY_BYTES
 FRAME_BYTES_MIN: Final = 8  # api key, version, correlation id
 BUFFER_BYTES_MIN: Final = 4096
 MAPPED_BYTES_MIN: Final = 2 << 20  # beyond common requests, for which malloc is faster
+READ_BYTES: Final = 256 << 10  # of a large frame in one read, after which others go first
+READ_BYTES_MAX: Final = 1 << 20  # one read: about half a millisecond of copying
 BUFFER_GROWTH: Final = 4  # a partial frame's buffer grows with what arrived, not as announced
 
 

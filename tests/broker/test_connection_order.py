@@ -21,7 +21,7 @@ from kafka_protocol.messages.create_topics import (
     CreateTopicsRequest,
 )
 from kafka_protocol.messages.init_producer_id import InitProducerIdRequest
-from kafka_protocol.messages.metadata import MetadataRequest, MetadataRequestTopic
+from kafka_protocol.messages.metadata import MetadataRequest
 from rpk_py.handlers import HANDLERS
 from tests.broker.connection_fakes import NODE, Client, Shard, run, running, ticks, until
 from tests.broker.request_builders import batch_of, fetch_request, produce_request
@@ -237,43 +237,6 @@ def test_a_connection_with_too_much_in_flight_is_not_read_until_it_is_durable(
             assert client.order == list(range(1, 51))
             assert shard.broker.inflight_bytes == 0
             assert is_read(client)
-
-    run(scenario())
-
-
-def test_a_connection_with_too_many_requests_unanswered_is_not_read(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        async with running(tmp_path, connection_requests_max=3) as shard:
-            await shard.create("t")
-            shard.disk.hold = True
-            client, other = shard.client(), shard.client()
-            for _ in range(50):
-                produce(client)
-            assert shard.log_of("t").log_end_offset == 3
-            assert not is_read(client)
-            await other.reply(metadata(other))
-            shard.disk.release()
-            await until(lambda: len(client.order) == 50)
-            assert client.order == list(range(1, 51))
-            assert is_read(client)
-
-    run(scenario())
-
-
-@pytest.mark.parametrize("topics", [1000, 2500], ids=["at once", "beside the loop"])
-def test_a_request_with_too_many_items_closes_its_connection_and_is_counted(
-    tmp_path: Path, topics: int
-) -> None:
-    async def scenario() -> None:
-        async with running(tmp_path, request_items_max=1000) as shard:
-            client, wide = shard.client(), shard.client()
-            names = [MetadataRequestTopic(name="no-such") for _ in range(topics)]
-            refused = client.send(MetadataRequest(names + names[:1]), 9)
-            await wide.reply(wide.send(MetadataRequest(names[:1000]), 9))
-            await until(lambda: client.closed)
-            assert refused not in client.order
-            assert shard.broker.metrics.requests_too_large == 1
-            assert shard.broker.metrics.decode_errors == 0
 
     run(scenario())
 
