@@ -147,7 +147,7 @@ async def _look_into(
     best: tuple[int, int] | None = None
     async with log.looks_inside:
         try:
-            some = await asyncio.to_thread(_take, records) if header.compression else _take(records)
+            some = await _inflate(records) if header.compression else _take(records)
             while some:
                 for record in some:
                     at, found = record.offset, record.timestamp
@@ -164,6 +164,19 @@ async def _look_into(
         except DecodeError:
             return by_header
     return best
+
+
+async def _inflate(records: Iterator[Record]) -> list[Record]:
+    """The first records of a compressed batch, by a thread, which nothing can stop.
+
+    So a search that is cancelled, as its client left, ends only when the thread does: else clients
+    that come and go would have many batches inflated at once.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(_take, records))
+    try:
+        return await asyncio.shield(work)
+    finally:
+        await asyncio.wait((work,))
 
 
 def _take(records: Iterator[Record]) -> list[Record]:

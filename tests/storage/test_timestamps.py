@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from kafka_protocol.record_batch import Record, build_batch, parse_header, set_log_append_time
+from storage import timestamps
 from tests.storage.builder import BLOCK, Driven, Host, drive
 
 Timed = list[tuple[int, int]]  # (offset, timestamp) of every record
@@ -104,3 +110,38 @@ def test_records_without_a_timestamp_are_found_by_none(tmp_path: Path) -> None:
         assert await driven.log.offset_for_timestamp(0, 1) is None
 
     drive(scenario())
+
+
+def test_of_searches_whose_clients_left_one_inflates_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread cannot be stopped: the next search waits for that of the one before."""
+    started, may_end = threading.Semaphore(0), threading.Event()
+    take = timestamps._take
+
+    def held(records: Iterator[Record]) -> list[Record]:
+        started.release()
+        assert may_end.wait(10)
+        return take(records)
+
+    async def scenario() -> None:
+        batch = memoryview(build_batch([Record(0, 7, None, bytes(100), ())], compression=1))
+        header = parse_header(batch)
+        log: Any = SimpleNamespace(log_start_offset=0, looks_inside=asyncio.Lock())
+        first, second = (
+            asyncio.ensure_future(timestamps._look_into(log, header, batch, 1)) for _ in range(2)
+        )
+        assert await asyncio.to_thread(started.acquire, True, 10)
+        first.cancel()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not first.done()
+        assert log.looks_inside.locked()
+        assert not started.acquire(timeout=0.1)  # the second has no thread yet
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert await second == (0, 7)
+
+    monkeypatch.setattr(timestamps, "_take", held)
+    asyncio.run(asyncio.wait_for(scenario(), 20))
