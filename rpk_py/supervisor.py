@@ -533,8 +533,12 @@ class Supervisor:
         self._fail()
 
 
+_DISK_WORDS = {"liburing": "io_uring (liburing)", "ring": "io_uring (built in)"}
+
+
 def _disk_words(info: Json, config: Config) -> str:
-    words = str(info.get("backend", config.io_backend))
+    backend = str(info.get("backend", config.io_backend))
+    words = _DISK_WORDS.get(backend, backend)
     if "direct" in info:
         words += (
             ", Direct I/O" if info["direct"] else ", buffered: no Direct I/O on this file system"

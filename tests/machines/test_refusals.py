@@ -59,17 +59,18 @@ class Machine:
         return (*REFUSES, *self.refuses, "--", *RPK_PY)
 
 
-RING = r"(liburing|ring), Direct I/O"
+RING = r"io_uring \((liburing|built in)\), Direct I/O"
+BUFFERED_DISK = r"(io_uring \((liburing|built in)\)|threads), buffered"
 THREADS = {"io_backend": "threads"}
 MACHINES = (
-    Machine("lacks-O_DIRECT", BUFFERED, r"\w+, buffered", lacks=("os.O_DIRECT",)),
+    Machine("lacks-O_DIRECT", BUFFERED, BUFFERED_DISK, lacks=("os.O_DIRECT",)),
     Machine("lacks-fdatasync", None, RING, lacks=("os.fdatasync",)),
     Machine("lacks-posix_fallocate", None, RING, lacks=("os.posix_fallocate",)),
     Machine("lacks-sched_setaffinity", "not pinned", RING, ("os.sched_setaffinity",), pinned=True),
     Machine("lacks-sched_getaffinity", "not pinned", RING, ("os.sched_getaffinity",), pinned=True),
     Machine("lacks-statx", None, RING, lacks=("ctypes.statx",)),
     Machine("lacks-RWF_DSYNC", None, "threads", ("os.RWF_DSYNC",), settings=THREADS),
-    Machine("refuses-O_DIRECT", BUFFERED, r"\w+, buffered", refuses=("O_DIRECT=EINVAL",)),
+    Machine("refuses-O_DIRECT", BUFFERED, BUFFERED_DISK, refuses=("O_DIRECT=EINVAL",)),
     Machine("refuses-sched_setaffinity", NOT_PINNED, RING, (), ("sched_setaffinity=EPERM",), True),
     Machine("refuses-eventfd", SLOW_LOOP, RING, refuses=("eventfd2=ENOSYS",)),
     Machine("lacks-eventfd", None, "threads", ("os.eventfd",), settings=THREADS),
