@@ -18,7 +18,6 @@ Deviations: nothing looks inside a batch beyond its 61-byte header and CRC: a re
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
 from typing import Final
 
 from kafka_protocol.api_key import ApiKey
@@ -30,6 +29,7 @@ from kafka_protocol.messages.produce import (
     PartitionProduceResponse,
     ProduceRequest,
     ProduceResponse,
+    TopicProduceData,
     TopicProduceResponse,
 )
 from kafka_protocol.record_batch import (
@@ -94,6 +94,11 @@ class _SlicedProduce(PendingProduce):
         self._fewer = 0
         self._settled: asyncio.Future[None] | None = None
 
+    async def give_way(self) -> None:
+        """After a slice: others first, and not too many writes of its own at the disk."""
+        await self.fewer_than(_WRITES_MAX)
+        await self._ctx.broker.turns.pause()
+
     async def fewer_than(self, count: int) -> None:
         """Wait until fewer partitions than that are not acknowledged."""
         if self.waiting >= count:
@@ -113,8 +118,11 @@ def handle(ctx: RequestContext, request: ProduceRequest) -> ProduceResponse | Pe
     """Enqueue every batch; the reply is pending until all of them are acknowledged."""
     response = ProduceResponse()
     pending = PendingProduce(ctx, response)
-    for _ in _enqueue(ctx, request, response, pending):
-        pass
+    for topic in request.topic_data:
+        answers: list[PartitionProduceResponse] = []
+        for data in topic.partition_data:
+            answers.append(_enqueue(ctx, request, topic, data, response, pending))
+        response.responses.append(TopicProduceResponse(topic.name, topic.topic_id, answers))
     return pending if pending.waiting else response
 
 
@@ -130,9 +138,15 @@ def handle_large(ctx: RequestContext, request: ProduceRequest) -> Large:
     async def make() -> ProduceResponse:
         response = ProduceResponse()
         pending = _SlicedProduce(ctx, response)
-        for _ in _enqueue(ctx, request, response, pending):
-            await pending.fewer_than(_WRITES_MAX)
-            await ctx.broker.turns.pause()
+        for topic in request.topic_data:
+            answers: list[PartitionProduceResponse] = []
+            for data in topic.partition_data:
+                answers.append(_enqueue(ctx, request, topic, data, response, pending))
+                if not len(answers) % _SLICE_PARTITIONS:
+                    await pending.give_way()
+            response.responses.append(TopicProduceResponse(topic.name, topic.topic_id, answers))
+            if not len(response.responses) % _SLICE_PARTITIONS:
+                await pending.give_way()
         await pending.fewer_than(1)
         return response
 
@@ -142,33 +156,26 @@ def handle_large(ctx: RequestContext, request: ProduceRequest) -> Large:
 def _enqueue(
     ctx: RequestContext,
     request: ProduceRequest,
+    topic: TopicProduceData,
+    data: PartitionProduceData,
     response: ProduceResponse,
     pending: PendingProduce,
-) -> Generator[None, None, None]:
-    """Append every batch, a topic's partitions in a row; yields every few of them."""
-    bad_acks = request.acks not in _ACKS
-    for topic in request.topic_data:
-        answers: list[PartitionProduceResponse] = []
-        for data in topic.partition_data:
-            answer = PartitionProduceResponse(index=data.index, base_offset=-1)
-            answers.append(answer)
-            if bad_acks:
-                _fail(ctx, answer, ErrorCode.INVALID_REQUIRED_ACKS)
-                continue
-            if ctx.api_version >= _BY_ID_SINCE:
-                partition = ctx.broker.partitions.get_by_id(topic.topic_id, data.index)
-            else:
-                partition = ctx.broker.partitions.get(topic.name, data.index)
-            if partition is None:
-                by_id = topic.topic_id if ctx.api_version >= _BY_ID_SINCE else None
-                _refuse(ctx, response, answer, topic.name, by_id)
-            else:
-                _append(ctx, partition, data, answer, pending)
-            if not len(answers) % _SLICE_PARTITIONS:
-                yield
-        response.responses.append(TopicProduceResponse(topic.name, topic.topic_id, answers))
-        if not len(response.responses) % _SLICE_PARTITIONS:
-            yield
+) -> PartitionProduceResponse:
+    """Append a partition's batch; returns its place in the answer."""
+    answer = PartitionProduceResponse(index=data.index, base_offset=-1)
+    by_id = ctx.api_version >= _BY_ID_SINCE
+    if request.acks not in _ACKS:
+        _fail(ctx, answer, ErrorCode.INVALID_REQUIRED_ACKS)
+        return answer
+    if by_id:
+        partition = ctx.broker.partitions.get_by_id(topic.topic_id, data.index)
+    else:
+        partition = ctx.broker.partitions.get(topic.name, data.index)
+    if partition is None:
+        _refuse(ctx, response, answer, topic.name, topic.topic_id if by_id else None)
+    else:
+        _append(ctx, partition, data, answer, pending)
+    return answer
 
 
 def _append(
