@@ -11,7 +11,25 @@ def main() -> None:
     _occupy_standard_streams()
     from rpk_py.cli import root
 
-    root.main(prog_name="rpk-py")
+    try:
+        root.main(prog_name="rpk-py")
+    except OSError as error:
+        if not _output_fails():
+            raise
+        print(f"rpk-py: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _output_fails() -> bool:
+    """Whether standard output is what cannot be written; then the rest of it goes nowhere."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()  # with what could not be written, if that is kept
+    except OSError:
+        # Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return True
+    return False
 
 
 def _occupy_standard_streams() -> None:
@@ -21,6 +39,8 @@ def _occupy_standard_streams() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(fd)
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, "r", closefd=False)
     if sys.stdout is None:
         sys.stdout = os.fdopen(1, "w", closefd=False)
     if sys.stderr is None:

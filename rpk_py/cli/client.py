@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -38,6 +39,7 @@ from rpk_py.cli.link import (
     Link,
     NotServed,
     Refused,
+    UnknownNode,
     Unreachable,
     address_text,
     error_name,
@@ -53,6 +55,7 @@ __all__ = [
     "NotServed",
     "Refused",
     "TopicPartition",
+    "UnknownNode",
     "Unreachable",
     "address_text",
     "brokers_option",
@@ -143,7 +146,7 @@ class Client:
         if node_id not in self.nodes:
             await self.metadata([])
         if node_id not in self.nodes:
-            raise Unreachable(f"node {node_id} is not among the brokers of the cluster's metadata")
+            raise UnknownNode(f"node {node_id} is not among the brokers of the cluster's metadata")
         host, port = self.nodes[node_id]
         try:
             return await self._open(host, port)
@@ -385,25 +388,29 @@ def parse_brokers(text: str) -> list[str]:
             raise click.UsageError(f"--brokers: empty address in {text!r}")
         if "://" in address:
             raise click.UsageError(f"--brokers: {address!r}: HOST:PORT without a scheme, please")
-        brokers.append(address_text(*_parsed(address)))
+        try:
+            brokers.append(address_text(*parse_address(address)))
+        except ValueError as error:
+            raise click.UsageError(f"--brokers: {address!r}: {error}") from None
     return brokers
 
 
-def _parsed(address: str) -> tuple[str, int]:
+def parse_address(address: str) -> tuple[str, int]:
+    """HOST, HOST:PORT, [IPV6] or [IPV6]:PORT. Raises ValueError, which says what is wrong."""
     host, _, port_text = address.rpartition(":")
     if address.startswith("["):
         host, bracket, rest = address[1:].partition("]")
         if not bracket or not host or (rest and not rest.startswith(":")):
-            raise click.UsageError(f"--brokers: {address!r}: [IPV6] or [IPV6]:PORT")
+            raise ValueError("[IPV6] or [IPV6]:PORT")
         port_text = rest[1:] if rest else str(DEFAULT_PORT)
     elif address.count(":") > 1:
-        raise click.UsageError(f"--brokers: {address!r}: an IPv6 address goes in brackets")
+        raise ValueError("an IPv6 address goes in brackets")
     elif not host:
-        if address.startswith(":"):
-            raise click.UsageError(f"--brokers: {address!r}: no host")
+        if not address or address.startswith(":"):
+            raise ValueError("no host")
         host, port_text = address, str(DEFAULT_PORT)
-    if not (port_text.isascii() and port_text.isdigit() and 0 < int(port_text) < 65536):
-        raise click.UsageError(f"--brokers: {address!r}: the port is a number from 1 to 65535")
+    if not (re.fullmatch("[0-9]{1,5}", port_text) and 0 < int(port_text) < 65536):
+        raise ValueError("the port is a number from 1 to 65535")
     return host, int(port_text)
 
 

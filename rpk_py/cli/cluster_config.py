@@ -24,6 +24,7 @@ from kafka_protocol.messages.incremental_alter_configs import (
 )
 from rpk_py.cli import LazyGroup, Loaders, group_brokers_option
 from rpk_py.cli.client import Client, ClientError, brokers_option
+from rpk_py.cli.link import only
 from rpk_py.cli.outcome import error_text, finish
 from rpk_py.cli.output import cell, format_option, note, print_json, print_rows, print_text
 from rpk_py.cli.topic import DELETE, SET
@@ -117,7 +118,8 @@ async def _describe_at(
 ) -> dict[str, DescribeConfigsResourceResult]:
     resource = DescribeConfigsResource(BROKER_RESOURCE, name, keys)
     request = DescribeConfigsRequest([resource], include_synonyms=True)
-    result = (await client.ask(request, node_id=node_id)).results[0]
+    answer = await client.ask(request, node_id=node_id)
+    result = only(answer.results, "DESCRIBE_CONFIGS")
     if result.error_code:
         said = error_text(result.error_code, result.error_message)
         raise ClientError(f"configs of node {node_id}: {said}")
@@ -247,7 +249,8 @@ def set_config(
             name = ALL_NODES if node is None else str(node)
             resource = AlterConfigsResource(BROKER_RESOURCE, name, changes)
             request = IncrementalAlterConfigsRequest([resource], dry)
-            answer = (await client.ask(request, node_id=node)).responses[0]
+            response = await client.ask(request, node_id=node)
+            answer = only(response.responses, "INCREMENTAL_ALTER_CONFIGS")
         text = error_text(answer.error_code, answer.error_message) if answer.error_code else "OK"
         if output == "json":
             code, _, message = text.partition(": ")

@@ -16,7 +16,7 @@ import ipaddress
 import secrets
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
@@ -43,10 +43,12 @@ from kafka_protocol.messages.produce import (
 )
 from kafka_protocol.record_batch import build_batch, iter_batches, iter_records
 from kafka_protocol.wire import Buffer
+from rpk_py.cli.client import parse_address
 from rpk_py.cli.node_connection import NodeConnection, NodeError, connect, first_bytes, resolve
 from rpk_py.cli.output import clean, format_option, print_json, print_text
 
 TOPIC_PREFIX = "rpk-py-doctor-"
+TIMEOUT_S_MAX = 3600.0
 _PROBE_S = 1.0  # for finding out what it is that does not speak Kafka
 _BROKER = 4  # resource type of DescribeConfigs
 _INFLATED_BYTES_MAX = 1 << 20
@@ -145,6 +147,8 @@ def connect_command(address: str, no_write: bool, timeout_s: float, output: str)
       rpk-py doctor connect kafka.example:9092 --no-write
       rpk-py doctor connect '[::1]:9092' --format json
     """
+    if not timeout_s <= TIMEOUT_S_MAX:  # neither is nan
+        raise click.UsageError(f"--timeout: at most {TIMEOUT_S_MAX:g} seconds")
     host, port = _parse(address)
     walk = Walk(host, port, timeout_s, live=output == "text")
     try:
@@ -168,14 +172,11 @@ def connect_command(address: str, no_write: bool, timeout_s: float, output: str)
 
 
 def _parse(address: str) -> tuple[str, int]:
-    """Raises click.UsageError."""
-    host, colon, port = address.rpartition(":")
-    if not colon or address.endswith("]") or (":" in host and not host.startswith("[")):
-        host, port = address, "9092"
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise click.UsageError(f"{address!r} is no HOST:PORT, like localhost:9092 or [::1]:9092")
-    return host, int(port)
+    try:
+        return parse_address(address)
+    except ValueError as error:
+        text = f"{address!r} is no HOST:PORT, like localhost:9092 or [::1]:9092: {error}"
+        raise click.UsageError(text) from None
 
 
 def _shown(host: str, port: int) -> str:
@@ -384,7 +385,7 @@ class Walk:
             )
         resource = DescribeConfigsResource(_BROKER, str(node.node_id), [])
         answer = await connection.ask(DescribeConfigsRequest([resource], False, False))
-        [result] = answer.results
+        result = _only(answer.results)
         if result.error_code == ErrorCode.INVALID_REQUEST:
             raise Wrong(
                 f"the advertised address leads to another node: {result.error_message}",
@@ -429,7 +430,7 @@ class Walk:
     async def _create(self, controller: NodeConnection, name: str) -> tuple[None, str]:
         request = CreateTopicsRequest([CreatableTopic(name, 1, -1)], self._timeout_ms)
         self._may_exist = True  # also where the answer does not come
-        [topic] = (await controller.ask(request)).topics
+        topic = _only((await controller.ask(request)).topics)
         self._may_exist = topic.error_code in (ErrorCode.NONE, ErrorCode.REQUEST_TIMED_OUT)
         _check(topic.error_code, topic.error_message, "the topic is refused")
         return None, ""
@@ -444,7 +445,7 @@ class Walk:
         deadline_s = time.monotonic() + self._timeout_s
         while True:
             request = MetadataRequest([MetadataRequestTopic(name=name)], False)
-            [topic] = (await node.ask(request)).topics
+            topic = _only((await node.ask(request)).topics)
             code = topic.error_code
             if not code and topic.partitions:
                 code = topic.partitions[0].error_code
@@ -465,7 +466,7 @@ class Walk:
         deadline_s = time.monotonic() + self._timeout_s
         while True:
             answer = await leader.ask(ProduceRequest(None, -1, self._timeout_ms, [topic]))
-            result = answer.responses[0].partition_responses[0]
+            result = _only(_only(answer.responses).partition_responses)
             if result.error_code not in _NOT_YET or time.monotonic() > deadline_s:
                 break
             await asyncio.sleep(_AGAIN_S)
@@ -482,7 +483,7 @@ class Walk:
         while time.monotonic() < deadline_s:
             answer = await leader.ask(FetchRequest(max_wait_ms=500, min_bytes=1, topics=[topic]))
             _check(answer.error_code, None, "the fetch is refused")
-            part = answer.responses[0].partitions[0]
+            part = _only(_only(answer.responses).partitions)
             code = part.error_code
             if code not in _NOT_YET:
                 _check(code, None, "the fetch is refused")
@@ -500,9 +501,16 @@ class Walk:
         connection = await connect(*controller.peer, self._timeout_s)
         self._open.append(connection)
         await connection.negotiate()
-        [topic] = (await connection.ask(request)).responses
+        topic = _only((await connection.ask(request)).responses)
         _check(topic.error_code, topic.error_message, f"the topic {name} cannot be deleted")
         return None, ""
+
+
+def _only(answers: Sequence[T]) -> T:
+    """The one result of a request about one thing.  Raises NodeError."""
+    if len(answers) != 1:
+        raise NodeError("strange", f"its answer has {len(answers)} results where 1 is due")
+    return answers[0]
 
 
 def _values(records: Buffer | list[memoryview] | None) -> list[bytes | None]:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from kafka_protocol.api import SUPPORTED, ApiKey
 from kafka_protocol.errors import DecodeError, ErrorCode
@@ -27,6 +28,8 @@ from rpk_py import __version__
 # A reply of records is as large as one batch at most above what was asked for.
 REPLY_BYTES_MAX = 256 << 20
 _READ_BYTES = 1 << 20
+
+T = TypeVar("T")
 _TLS_RECORDS = {0x14, 0x15, 0x16}  # change cipher spec, alert, handshake; a version 3.x follows
 
 
@@ -49,6 +52,12 @@ class Refused(ClientError):
         super().__init__(text)
         self.error_code = error_code
         self.error_message = error_message
+
+
+class UnknownNode(Unreachable):
+    """The metadata has no such node: there is one no more, or the person has mistyped its id."""
+
+    exit_code = 1
 
 
 class NotServed(ClientError):
@@ -112,6 +121,8 @@ class Link:
             if link:
                 link.close()
             raise Unreachable(f"{address}: {what} within {timeout_s:g} s; {hint}") from None
+        except UnicodeError:  # the codec of domain names: a label is empty, too long or no text
+            raise Unreachable(f"{address}: this is no host name; check the spelling") from None
         except OSError as error:
             raise Unreachable(f"{address}: {connect_failure(error)}") from error
         except BaseException:
@@ -178,9 +189,16 @@ class Link:
     def _send(self, request: Any, version: int) -> int:
         if self.is_closed:
             raise Unreachable(f"{self.address}: the connection is closed")
-        self._correlation_id = (self._correlation_id + 1) & 0x7FFF_FFFF
-        self._writer.write(encode_request(request, version, self._correlation_id, self._client_id))
-        return self._correlation_id
+        correlation_id = (self._correlation_id + 1) & 0x7FFF_FFFF
+        try:
+            frame = encode_request(request, version, correlation_id, self._client_id)
+        except UnicodeEncodeError as error:
+            raise ClientError(
+                f"{error.object!r} is not UTF-8, as names and values of Kafka are"
+            ) from None
+        self._correlation_id = correlation_id
+        self._writer.write(frame)
+        return correlation_id
 
     async def _exchange(self, request: Any, version: int, timeout_s: float) -> memoryview:
         """Send, wait for the turn, and read the reply's frame; its correlation id is checked."""
@@ -306,6 +324,14 @@ def connect_failure(error: OSError) -> str:
     if isinstance(error, OSError) and "Multiple exceptions" in text and "refused" in text:
         return "connection refused; does a broker run there, on this port?"
     return text[:1].lower() + text[1:]
+
+
+def only(answers: Sequence[T], name: str) -> T:
+    """The one result of a request about one thing; Unreachable if there are others or none."""
+    if len(answers) != 1:
+        text = f"its answer to {name} has {len(answers)} results where 1 is due"
+        raise Unreachable(f"the broker broke the protocol: {text}")
+    return answers[0]
 
 
 def address_text(host: str, port: int) -> str:

@@ -243,10 +243,17 @@ async def _ask_one(
         found.update((partition, Answer(error=str(error))) for partition in partitions)
         return []
     moved = []
+    wanted = set(partitions)
     for partition, value, code in exchange.answers(response):
+        if partition not in wanted:
+            continue
+        wanted.discard(partition)
         found[partition] = Answer(error=error_text(code)) if code else Answer(value)
         if code in (ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.LEADER_NOT_AVAILABLE):
             moved.append(partition)
+    found.update(
+        (partition, Answer(error="the broker's answer leaves it out")) for partition in wanted
+    )
     return moved
 
 

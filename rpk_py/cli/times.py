@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_DURATION_MS_MAX = 365_250 * _UNITS_MS["d"]
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _POINT = re.compile(
     r"(?P<ms>\d{13})(?=:|$)|(?P<s>\d{9,10})(?=:|$)"
@@ -35,6 +36,8 @@ def duration_ms(text: str) -> int:
         pos = found.end()
     if not digits or pos != len(digits):
         raise ValueError(f"{text!r} is no duration like 30s, 5m or 1h30m")
+    if total > _DURATION_MS_MAX:
+        raise ValueError(f"{text[:40]!r} is too long a duration: at most 1000 years")
     return sign * round(total)
 
 

@@ -294,8 +294,15 @@ def _header(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
         name, colon, value = text.partition(":")
         if not colon or not name:
             raise click.BadParameter(f"{text!r} is not KEY:VALUE")
+        if not _is_text(name):
+            raise click.BadParameter(f"the key of {text!r} is not UTF-8")
         headers.append((name, _raw(value)))
     return headers
+
+
+def _is_text(argument: str) -> bool:
+    """Whether an argument is UTF-8: Python has surrogates for the bytes that are not."""
+    return not any("\ud800" <= character <= "\udfff" for character in argument)
 
 
 def _raw(text: str) -> bytes:

@@ -23,6 +23,7 @@ from kafka_protocol.messages.delete_records import (
 )
 from kafka_protocol.messages.metadata import MetadataResponse
 from rpk_py.cli.client import Client, ClientError, brokers_option, run
+from rpk_py.cli.link import only
 from rpk_py.cli.outcome import (
     EARLIEST,
     LATEST,
@@ -167,7 +168,7 @@ async def _resolve(
     indexes: Sequence[int],
 ) -> dict[Partition, int]:
     """The new start of each partition. Raises ClientError for what cannot be found out."""
-    topic = metadata.topics[0]
+    topic = only(metadata.topics, "METADATA")
     if topic.error_code:
         raise ClientError(f"topic {name_of(topic)}: {error_text(topic.error_code)}")
     present = sorted(each.partition_index for each in topic.partitions)
@@ -219,7 +220,7 @@ def parse_target(text: str, now_ms: int) -> tuple[int, int | None]:
             raise click.UsageError(f"--offset: {error}") from None
         if not rest and point.timestamp_ms is not None and point.timestamp_ms >= 0:
             return 0, point.timestamp_ms
-    elif text.isascii() and text.isdigit() and int(text) < 2**63:
+    elif re.fullmatch("[0-9]{1,19}", text) and int(text) < 2**63:
         return int(text), None
     raise click.UsageError(f"--offset {text!r} must be {_FORMS}")
 
