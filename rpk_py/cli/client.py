@@ -35,6 +35,7 @@ from kafka_protocol.messages.metadata import (
 )
 from rpk_py.cli import BROKERS
 from rpk_py.cli.link import (
+    Broken,
     ClientError,
     Link,
     NotServed,
@@ -48,6 +49,7 @@ from rpk_py.cli.link import (
 
 __all__ = [
     "DEFAULT_BROKERS",
+    "Broken",
     "Client",
     "ClientError",
     "Leader",
@@ -151,7 +153,7 @@ class Client:
         try:
             return await self._open(host, port)
         except Unreachable as error:
-            raise Unreachable(
+            raise type(error)(
                 f"node {node_id} at its advertised address {error}; if other clients get there, "
                 "check what the broker advertises"
             ) from error
@@ -296,6 +298,8 @@ class Client:
                     continue
                 try:
                     answer = await self.ask(request_of(parts), node_id=node_id)
+                except Broken:
+                    raise
                 except Unreachable as error:
                     problem = error
                     continue
@@ -323,7 +327,8 @@ class Client:
     ) -> dict[TopicPartition, ListOffsetsPartitionResponse]:
         """The offset of the first record at or after a timestamp (ms), or -2 start, -1 end.
 
-        The offset is -1 where there is no such record. Raises Refused for a partition that fails.
+        The offset is -1 where there is no such record. Raises Refused for a partition that fails,
+        Broken where it has no start or end.
         """
 
         def request_of(parts: dict[str, dict[int, int]]) -> ListOffsetsRequest:
@@ -350,6 +355,10 @@ class Client:
         for (topic, index), each in answers.items():
             if each.error_code:
                 raise refused(f"offsets of topic {topic} partition {index}", each.error_code)
+            if each.offset < 0 and wanted[topic, index] < 0:
+                raise Broken(
+                    f"topic {topic} partition {index}: the broker says offset {each.offset}"
+                )
         return answers
 
 

@@ -36,6 +36,7 @@ from rpk_py.cli.client import (
     EARLIEST_TIMESTAMP,
     LATEST_TIMESTAMP,
     LEADER_MOVED,
+    Broken,
     Client,
     ClientError,
     Deadline,
@@ -148,11 +149,20 @@ class Consumer:
                     timeout_s=FETCH_WAIT_MS_MAX / 1000 + self._client.timeout_s,
                     version_max=_NAMES_VERSION_MAX,
                 )
+            except Broken:
+                raise
             except Unreachable as error:
                 self._problem = error
                 return
             if answer.error_code:
                 raise refused(f"fetch from node {node_id}", answer.error_code)
+            named = {
+                (topic.topic, data.partition_index)
+                for topic in answer.responses
+                for data in topic.partitions
+            }
+            if not named.issuperset(keys):
+                raise Broken(f"node {node_id}: the answer to FETCH leaves out partitions")
             await self._receive(answer, set(keys))
 
     def _request(self, keys: list[TopicPartition]) -> FetchRequest:
@@ -195,6 +205,7 @@ class Consumer:
 
     def _take_records(self, key: TopicPartition, data: PartitionData) -> None:
         position = self._positions[key]
+        first = position.offset
         topic = key[0]
         try:
             for header, batch in _batches(data.records):
@@ -213,6 +224,8 @@ class Consumer:
                 position.offset = max(position.offset, header.last_offset + 1)
                 if position.is_done:
                     return
+            if data.records and position.offset == first:
+                raise DecodeError("records before it are sent again")
         except DecodeError as error:
             raise ClientError(f"{_name(key)} offset {position.offset}: {error.reason}") from error
 
@@ -224,7 +237,9 @@ class Consumer:
             position = self._positions[key]
             old = position.offset
             position.offset = min(max(old, starts[key].offset), ends[key].offset)
-            if position.offset != old:
+            if position.offset == old:
+                self._problem = refused(_name(key), ErrorCode.OFFSET_OUT_OF_RANGE)
+            else:
                 note(f"{_name(key)}: offset {old} is gone, going on at {position.offset}")
 
 

@@ -45,6 +45,12 @@ class Unreachable(ClientError):
     exit_code = 3
 
 
+class Broken(Unreachable):
+    """A broker says what cannot be: asking it again would not help."""
+
+    exit_code = 1
+
+
 class Refused(ClientError):
     """A broker answered with an error code."""
 
@@ -125,6 +131,8 @@ class Link:
             raise Unreachable(f"{address}: this is no host name; check the spelling") from None
         except OSError as error:
             raise Unreachable(f"{address}: {connect_failure(error)}") from error
+        except (OverflowError, ValueError) as error:  # a port, a name that no socket takes
+            raise Broken(f"{address}: not an address to connect to: {error}") from error
         except BaseException:
             if link:
                 link.close()
@@ -169,7 +177,11 @@ class Link:
         self._send(request, self.version_for(request, version_max))
 
     async def drain(self) -> None:
-        """Wait until what was sent is nearly with the kernel: back-pressure where no reply is."""
+        """Wait until the kernel has all that was sent: back-pressure where no reply is.
+
+        All of it, because what is still in the buffer at the command's end would be lost.
+        """
+        self._writer.transport.set_write_buffer_limits(high=0)
         try:
             await self._writer.drain()
         except OSError as error:
@@ -221,7 +233,7 @@ class Link:
         got = int.from_bytes(frame[:4], "big", signed=True)
         if got != sent:
             self.close()
-            raise Unreachable(
+            raise Broken(
                 f"{self.address}: the broker broke the protocol: answer {got} where answer {sent} "
                 f"to {name} is due"
             )
@@ -261,7 +273,7 @@ class Link:
         except DecodeError as error:
             self.close()
             name = ApiKey(api_key).name
-            raise Unreachable(
+            raise Broken(
                 f"{self.address}: the broker broke the protocol: its answer to {name} v{version} "
                 f"cannot be read: {error.reason}"
             ) from error

@@ -3,7 +3,8 @@
 Which process: the operator's. A range is parsed once and then resolved against each partition's
 start, end, and offsets by time, so that every partition gets a first and perhaps an end offset.
 
-Invariants: end offsets are exclusive; an explicit offset outside a partition is moved to its edge.
+Invariants: end offsets are exclusive; an explicit offset outside a partition is moved to its edge,
+which is said on standard error.
 Source: rpk's help of `topic consume`.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from rpk_py.cli.client import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, Client, TopicPartition
+from rpk_py.cli.output import note
 from rpk_py.cli.times import parse_point
 
 
@@ -97,6 +99,14 @@ async def resolve(
     starts = await _offsets(client, keys, EARLIEST_TIMESTAMP)
     ends = await _offsets(client, keys, LATEST_TIMESTAMP)
     firsts = await _edge(client, wanted.first, keys, starts, ends)
+    if wanted.first.kind == "offset":
+        for (topic, index), first in firsts.items():
+            if first != wanted.first.value:
+                start, end = starts[topic, index], ends[topic, index]
+                note(
+                    f"topic {topic} partition {index}: offset {wanted.first.value} is out of range "
+                    f"({start} to {end}), starting at {first}"
+                )
     stops = None if wanted.end is None else await _edge(client, wanted.end, keys, starts, ends)
     return {key: Span(firsts[key], None if stops is None else stops[key]) for key in keys}
 

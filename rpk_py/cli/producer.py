@@ -36,7 +36,7 @@ from kafka_protocol.messages.produce import (
 )
 from kafka_protocol.record_batch import NO_PRODUCER_ID, RecordHeaders, frame_batch
 from kafka_protocol.wire import write_varlong
-from rpk_py.cli.client import Client, ClientError, Deadline, Unreachable, refused
+from rpk_py.cli.client import Broken, Client, ClientError, Deadline, Unreachable, refused
 
 QUEUED_BYTES_MAX = 32 << 20
 WINDOW_MAX = 5  # batches in flight for a partition; brokers remember the sequences of five
@@ -44,6 +44,8 @@ _NAMES_VERSION_MAX = 12  # later versions of Produce take topic ids
 _REQUEST_TIMEOUT_MS = 30_000
 _SEQUENCE_MASK = 0x7FFF_FFFF
 _CACHED_VARINTS = 4096
+# The leader may have the batch all the same.
+_IN_DOUBT = frozenset({ErrorCode.REQUEST_TIMED_OUT, ErrorCode.NOT_ENOUGH_REPLICAS_AFTER_APPEND})
 
 
 def _varint(value: int) -> bytes:
@@ -100,6 +102,7 @@ class Batch:
     base_sequence: int = -1
     deadline: float = 0.0
     framed: bytearray | None = None
+    unanswered: int = 0  # times it was sent and nobody said what became of it
 
 
 @dataclass(slots=True)
@@ -109,6 +112,7 @@ class Counts:
     added: int = 0
     acknowledged: int = 0
     acknowledged_bytes: int = 0
+    unknown: int = 0  # sent, neither acknowledged nor refused: may be stored
 
     @property
     def failed(self) -> int:
@@ -180,6 +184,8 @@ class Producer:
                 InitProducerIdRequest(None, 60_000)
             )
             if not answer.error_code:
+                if answer.producer_id < 0 or answer.producer_epoch < 0:
+                    raise Broken(f"the broker gives producer id {answer.producer_id}")
                 self._producer_id = answer.producer_id
                 self._producer_epoch = answer.producer_epoch
                 return
@@ -305,6 +311,8 @@ class Producer:
         self, partition: int, result: PartitionProduceResponse | Unreachable
     ) -> ClientError:
         """What is wrong with a batch that may be sent again; raises if it is wrong for good."""
+        if isinstance(result, Broken):
+            raise result
         if isinstance(result, Unreachable):
             return result
         hint = None
@@ -349,6 +357,8 @@ class Producer:
                 link.tell(request, _NAMES_VERSION_MAX)
                 await link.drain()
                 return PartitionProduceResponse(batch.partition, 0, -1)
+            await self._client.link(node_id)  # what fails before it is sent is not in doubt
+            self._count_sent(batch)
             answer = await self._client.ask(
                 request,
                 node_id=node_id,
@@ -360,8 +370,20 @@ class Producer:
         for topic in answer.responses:
             for each in topic.partition_responses:
                 if (topic.name, each.index) == (self._topic, batch.partition):
+                    if each.error_code not in _IN_DOUBT:
+                        self._count_answered(batch)
                     return each  # type: ignore[no-any-return]
-        return Unreachable(f"node {node_id}: the answer to PRODUCE leaves out what was asked")
+        return Broken(f"node {node_id}: the answer to PRODUCE leaves out what was asked")
+
+    def _count_sent(self, batch: Batch) -> None:
+        if batch.unanswered == 0:
+            self.counts.unknown += batch.count
+        batch.unanswered += 1
+
+    def _count_answered(self, batch: Batch) -> None:
+        batch.unanswered -= 1
+        if batch.unanswered == 0:
+            self.counts.unknown -= batch.count
 
     def _framed(self, batch: Batch) -> bytearray:
         """The batch as it goes out, every time the same."""
@@ -385,6 +407,9 @@ class Producer:
         return batch.framed
 
     def _acknowledge(self, batch: Batch, result: PartitionProduceResponse) -> None:
+        if batch.unanswered:  # an earlier try
+            batch.unanswered = 0
+            self.counts.unknown -= batch.count
         self.counts.acknowledged += batch.count
         self.counts.acknowledged_bytes += batch.size_bytes
         self._queued_bytes -= batch.size_bytes

@@ -112,6 +112,8 @@ async def _consume(
 
 def _chosen(found: dict[str, list[int]], partitions: list[int] | None) -> list[TopicPartition]:
     for topic, indexes in found.items():
+        if not indexes:
+            raise ClientError(f"topic {topic}: the broker names no partitions")
         for missing in set(partitions or ()).difference(indexes):
             raise ClientError(
                 f"topic {topic} has no partition {missing}: it has {len(indexes)}, from 0 on"

@@ -129,13 +129,13 @@ class Report:
                 self._progress("\r")
 
     def finish(self) -> None:
-        """End the line of progress, if there was one."""
-        if self._has_progress and self._reported > self._started:
+        """End the line of progress with the totals."""
+        if self._has_progress:
             self._progress("\r")
             click.echo(err=True)
 
     def _progress(self, start: str) -> None:
-        elapsed = asyncio.get_running_loop().time() - self._started
+        elapsed = max(asyncio.get_running_loop().time() - self._started, 1e-3)
         click.echo(
             f"{start}{self._records:,} records, {self._bytes / 1e6:,.1f} MB, "
             f"{self._bytes / 1e6 / elapsed:,.1f} MB/s ",
@@ -272,6 +272,11 @@ def _conclude(
     """Say what was not delivered, and fail if anything was not."""
     counts = producer.counts
     lost = f"{counts.failed} of {counts.added} records were not acknowledged"
+    if counts.unknown:
+        lost = (
+            f"at least {counts.acknowledged} of {counts.added} records acknowledged, "
+            f"{counts.unknown} unknown, {counts.failed - counts.unknown} not sent or refused"
+        )
     if producer.failure is not None:
         error = ClientError(f"{lost}: {producer.failure}")
         error.exit_code = producer.failure.exit_code
