@@ -154,6 +154,9 @@ def _replies(sent: bytes) -> list[bytes]:
     return frames
 
 
+FETCH_WAIT_S_MAX = 2**31 // 1000 + 1  # the longest that a client can ask for
+
+
 async def _settle(shard: Shard, client: Client, count: int) -> None:
     """Let the shard answer; timers are let fire, so that no fetch waits for long."""
     for turn in range(SETTLE_TURNS_MAX):
@@ -165,7 +168,7 @@ async def _settle(shard: Shard, client: Client, count: int) -> None:
         ):
             return
         if turn % 8 == 7:
-            shard.advance(3600)
+            shard.advance(FETCH_WAIT_S_MAX)
     raise AssertionError(f"{count} replies are due, not all of them come")
 
 
