@@ -8,7 +8,7 @@ a client that asks little is answered within a few slices, however much others a
   interpreter switches between that thread and the loop every SWITCH_S.
 
 Large requests hold many objects, so only some of them are under way; others wait in order. A
-handler that may be large is a generator which yields between its slices: `at_once`, or Large.
+handler that may be large is a generator which yields between its slices; `reply` decides.
 """
 
 from __future__ import annotations
@@ -65,6 +65,11 @@ class Turns:
                 result: T = end.value
                 return result
             await self.pause()
+
+    def reply(self, work: Generator[None, None, T], count: int) -> T | Large:
+        """What a handler returns whose generator makes a response about `count` topics and
+        partitions: the response, or where those are many a reply in slices."""
+        return at_once(work) if count <= LARGE_ITEMS else Large(partial(self.sliced, work))
 
     @asynccontextmanager
     async def large(self) -> AsyncIterator[None]:

@@ -18,7 +18,6 @@ Deviations: none known.
 from __future__ import annotations
 
 from collections.abc import Generator
-from functools import partial
 from typing import Final
 
 from kafka_protocol.errors import ErrorCode
@@ -33,7 +32,7 @@ from rpk_py.cluster_view import TOPIC_OPERATIONS, leader_and_offline
 from rpk_py.context import RequestContext
 from rpk_py.metadata.state import PartitionState, TopicState
 from rpk_py.metadata.topic_plan import name_problem
-from rpk_py.turns import LARGE_ITEMS, SLICE_ITEMS, Large, at_once
+from rpk_py.turns import SLICE_ITEMS, Large
 
 PARTITIONS_MAX: Final = 2000  # Kafka's default of max.request.partition.size.limit
 
@@ -42,11 +41,9 @@ def handle(
     ctx: RequestContext, request: DescribeTopicPartitionsRequest
 ) -> DescribeTopicPartitionsResponse | Large:
     """Answer one page from the shard's replica of the metadata, a large one in slices."""
-    work = _answer(ctx, request)
-    count = len(request.topics) or len(ctx.broker.metadata.state.topics)
-    if count <= LARGE_ITEMS and request.response_partition_limit <= LARGE_ITEMS:
-        return at_once(work)
-    return Large(partial(ctx.broker.turns.sliced, work))
+    topics = len(request.topics) or len(ctx.broker.metadata.state.topics)
+    count = max(topics, request.response_partition_limit)
+    return ctx.broker.turns.reply(_answer(ctx, request), count)
 
 
 def _answer(

@@ -24,7 +24,6 @@ Deviations: Kafka ignores topics given by name in a v12+ request that also has i
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from functools import partial
 from typing import Final
 
 from kafka_protocol.errors import ErrorCode
@@ -47,7 +46,7 @@ from rpk_py.cluster_view import (
 from rpk_py.context import RequestContext
 from rpk_py.metadata.state import PartitionState, TopicState
 from rpk_py.metadata.topic_plan import name_problem
-from rpk_py.turns import LARGE_ITEMS, SLICE_ITEMS, Large, at_once
+from rpk_py.turns import LARGE_ITEMS, SLICE_ITEMS, Large
 
 _NO_ID: Final = bytes(16)
 _NULL_MEANS_ALL_SINCE: Final = 1
@@ -69,10 +68,9 @@ def handle(ctx: RequestContext, request: MetadataRequest) -> MetadataResponse | 
             for topic in named[:LARGE_ITEMS]
         )
     count = len(topics) if named is None else len(named)
-    work = _answer(ctx, request, named)
     if count <= LARGE_ITEMS:
         count += sum(len(topic.partitions) for topic in found if topic is not None)
-    return at_once(work) if count <= LARGE_ITEMS else Large(partial(ctx.broker.turns.sliced, work))
+    return ctx.broker.turns.reply(_answer(ctx, request, named), count)
 
 
 def _answer(

@@ -15,7 +15,6 @@ Deviations: none known.
 from __future__ import annotations
 
 from collections.abc import Generator
-from functools import partial
 
 from kafka_protocol.errors import ErrorCode
 from kafka_protocol.messages.offset_for_leader_epoch import (
@@ -26,16 +25,15 @@ from kafka_protocol.messages.offset_for_leader_epoch import (
     OffsetForLeaderTopicResult,
 )
 from rpk_py.context import RequestContext
-from rpk_py.turns import LARGE_ITEMS, SLICE_ITEMS, Large, at_once
+from rpk_py.turns import SLICE_ITEMS, Large
 
 
 def handle(
     ctx: RequestContext, request: OffsetForLeaderEpochRequest
 ) -> OffsetForLeaderEpochResponse | Large:
     """Answer from the logs' epoch histories, in the order of the request."""
-    work = _answer(ctx, request)
     count = sum(len(topic.partitions) for topic in request.topics)
-    return at_once(work) if count <= LARGE_ITEMS else Large(partial(ctx.broker.turns.sliced, work))
+    return ctx.broker.turns.reply(_answer(ctx, request), count)
 
 
 def _answer(
