@@ -43,7 +43,7 @@ from kafka_protocol.messages.produce import (
 )
 from kafka_protocol.record_batch import build_batch, iter_batches, iter_records
 from kafka_protocol.wire import Buffer
-from rpk_py.cli.client import parse_address
+from rpk_py.cli.client import address_text, parse_address
 from rpk_py.cli.node_connection import NodeConnection, NodeError, connect, first_bytes, resolve
 from rpk_py.cli.output import clean, format_option, print_json, print_text
 
@@ -179,10 +179,6 @@ def _parse(address: str) -> tuple[str, int]:
         raise click.UsageError(text) from None
 
 
-def _shown(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 class Walk:
     """The hops of one client, in their order; stops behind the first that is wrong."""
 
@@ -201,7 +197,7 @@ class Walk:
         """Walk; the result is in `hops`."""
         try:
             first = await self._reach(self._host, self._port, advertised_by=None)
-            metadata = await self._metadata(first, _shown(self._host, self._port))
+            metadata = await self._metadata(first, address_text(self._host, self._port))
             for node in metadata.brokers:
                 await self._node(first, node)
             controller = await self._controller(metadata)
@@ -248,7 +244,7 @@ class Walk:
         """Resolve, connect, and see that Kafka listens."""
         prefix = "" if advertised_by is None else f"node {advertised_by.node_id} "
         advice = None if advertised_by is None else _ADVERTISE
-        shown = _shown(host, port)
+        shown = address_text(host, port)
         addresses = await self._hop(f"{prefix}resolve", host, self._resolve(host, advice))
         step = self._connect(addresses, host, port, advice)
         connection = await self._hop(f"{prefix}connect", shown, step)
@@ -296,7 +292,8 @@ class Walk:
         if _is_loopback(addresses) and self._open and not _is_loopback([self._open[0].peer[0]]):
             what = f"the broker advertises {host}, which is every client's own machine"
         else:
-            what = f"the broker advertises {_shown(host, port)}, which cannot be reached from here"
+            shown = address_text(host, port)
+            what = f"the broker advertises {shown}, which cannot be reached from here"
         return f"{what}: {told}; the port may not be published, or not forwarded to the broker"
 
     async def _negotiate(self, connection: NodeConnection) -> tuple[None, str]:
@@ -365,11 +362,11 @@ class Walk:
                 " to: it means all addresses of a machine",
                 _ADVERTISE,
             )
-            shown = _shown(node.host, node.port)
+            shown = address_text(node.host, node.port)
             self._tell(f"node {node.node_id} address", shown, time.perf_counter(), wrong=wrong)
             raise wrong
         connection = await self._reach(node.host, node.port, node)
-        target = _shown(node.host, node.port)
+        target = address_text(node.host, node.port)
         await self._hop(f"node {node.node_id} identity", target, self._identify(connection, node))
         self._nodes[node.node_id] = connection
 

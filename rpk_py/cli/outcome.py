@@ -28,7 +28,6 @@ from rpk_py.cli.client import DEFAULT_BROKERS, Client, ClientError, error_name, 
 from rpk_py.cli.output import note, print_rows
 
 OK = "OK"
-EARLIEST, LATEST = -2, -1  # timestamps of ListOffsets
 REQUEST_TIMEOUT_MS = 8_000  # for the broker to finish a change, less than the client waits
 COMPLETION_S_MAX = 0.7
 _PARTITIONS_PER_REQUEST = 1_000
@@ -277,7 +276,7 @@ def by_topic(partitions: Iterable[Partition]) -> dict[str, list[int]]:
 async def list_offsets(
     client: Client, metadata: MetadataResponse, partitions: Iterable[Partition], timestamp: int
 ) -> dict[Partition, Answer]:
-    """The offset at a timestamp (milliseconds, EARLIEST or LATEST); -1 where nothing is later."""
+    """The offset at a timestamp (milliseconds, or one of client.py); -1 where nothing is later."""
 
     def request(some: Sequence[Partition]) -> ListOffsetsRequest:
         topics = [

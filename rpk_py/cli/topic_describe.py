@@ -16,10 +16,8 @@ from kafka_protocol.messages.describe_configs import (
     DescribeConfigsResourceResult,
 )
 from kafka_protocol.messages.metadata import MetadataResponse
-from rpk_py.cli.client import Client, brokers_option
+from rpk_py.cli.client import EARLIEST_TIMESTAMP, LATEST_TIMESTAMP, Client, brokers_option
 from rpk_py.cli.outcome import (
-    EARLIEST,
-    LATEST,
     Answer,
     Partition,
     error_text,
@@ -144,9 +142,9 @@ async def _offsets(client: Client, metadata: MetadataResponse) -> tuple[Offsets,
         for topic in metadata.topics
         for each in topic.partitions
     ]
-    starts = await list_offsets(client, metadata, partitions, EARLIEST)
+    starts = await list_offsets(client, metadata, partitions, EARLIEST_TIMESTAMP)
     answered = [partition for partition in partitions if not starts[partition].error]
-    return starts, await list_offsets(client, metadata, answered, LATEST)
+    return starts, await list_offsets(client, metadata, answered, LATEST_TIMESTAMP)
 
 
 def _add_offsets(

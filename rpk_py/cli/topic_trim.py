@@ -22,11 +22,16 @@ from kafka_protocol.messages.delete_records import (
     DeleteRecordsTopic,
 )
 from kafka_protocol.messages.metadata import MetadataResponse
-from rpk_py.cli.client import Client, ClientError, brokers_option, run
+from rpk_py.cli.client import (
+    EARLIEST_TIMESTAMP,
+    LATEST_TIMESTAMP,
+    Client,
+    ClientError,
+    brokers_option,
+    run,
+)
 from rpk_py.cli.link import only
 from rpk_py.cli.outcome import (
-    EARLIEST,
-    LATEST,
     REQUEST_TIMEOUT_MS,
     Answer,
     Exchange,
@@ -120,7 +125,7 @@ def trim_prefix(
             else:
                 starts.update(await _resolve(client, metadata, target or (0, None), partitions))
             if not no_confirm:
-                prior = await list_offsets(client, metadata, starts, EARLIEST)
+                prior = await list_offsets(client, metadata, starts, EARLIEST_TIMESTAMP)
                 _show(starts, prior)
 
     async def work() -> int:
@@ -182,7 +187,7 @@ async def _resolve(
     found = await list_offsets(client, metadata, partitions, timestamp)
     late = [p for p in partitions if found[p].value < 0 and not found[p].error]
     if late:  # nothing is that young: all of it goes
-        found |= await list_offsets(client, metadata, late, LATEST)
+        found |= await list_offsets(client, metadata, late, LATEST_TIMESTAMP)
     for (name, index), answer in found.items():
         if answer.error:
             raise ClientError(f"topic {name}, partition {index}: {answer.error}")
@@ -210,9 +215,12 @@ async def _delete(
 
 
 def parse_target(text: str, now_ms: int) -> tuple[int, int | None]:
-    """-o: (an offset, None), or (0, the timestamp in ms, or LATEST). Raises click.UsageError."""
+    """-o: (an offset, None), or (0, the timestamp in ms, or LATEST_TIMESTAMP).
+
+    Raises: click.UsageError
+    """
     if text == "end":
-        return 0, LATEST
+        return 0, LATEST_TIMESTAMP
     if text.startswith("@"):
         try:
             point, rest = parse_point(text[1:], now_ms)
