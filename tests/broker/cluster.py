@@ -111,6 +111,16 @@ class LossyLink(ShardLink):
             super().send_snapshot()
 
 
+def held_back(opened: asyncio.Event) -> Callable[[Delta | None, ClusterState], Awaitable[None]]:
+    """A shard's callback that applies no change before `opened`, and its snapshot at once."""
+
+    async def on_delta(delta: Delta | None, state: ClusterState) -> None:
+        if delta is not None:
+            await opened.wait()
+
+    return on_delta
+
+
 class Cluster:
     """A controller and shards in one loop; each shard has a replica over a socketpair."""
 

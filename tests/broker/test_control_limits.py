@@ -13,7 +13,7 @@ from rpk_py.metadata.controller import STATE_SHARE_MAX
 from rpk_py.metadata.replica import open_replica
 from rpk_py.metadata.requests import TopicSpec
 from rpk_py.metadata.state import ClusterState, Delta
-from tests.broker.cluster import Cluster, SilentLog, run, until
+from tests.broker.cluster import Cluster, SilentLog, held_back, run, until
 
 
 def test_what_nobody_waits_for_any_more_is_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,12 +114,7 @@ def test_a_shard_that_applies_for_long_shows_that_it_lives() -> None:
     async def scenario(cluster: Cluster) -> None:
         one = await cluster.add_shard()
         held = asyncio.Event()
-
-        async def slow(delta: Delta | None, state: ClusterState) -> None:
-            if delta is not None:
-                await held.wait()
-
-        await cluster.add_shard(slow)
+        await cluster.add_shard(held_back(held))
         answer = asyncio.ensure_future(one.create_topics([TopicSpec("t")], 10_000, False))
         await until(lambda: "t" in one.state.topics)
         await until(lambda: not cluster.controller.is_behind(0))

@@ -16,7 +16,7 @@ from rpk_py.metadata.controller import start_leadership_blocking
 from rpk_py.metadata.replica import AUTO_CREATING_MAX
 from rpk_py.metadata.requests import ConfigResource, ConfigResult, PartitionsSpec, TopicSpec
 from rpk_py.metadata.state import ClusterState, Delta, apply
-from tests.broker.cluster import Cluster, MemoryStore, make_state, run, until
+from tests.broker.cluster import Cluster, MemoryStore, held_back, make_state, run, until
 
 
 def test_a_created_topic_is_known_to_every_shard_when_the_answer_comes() -> None:
@@ -38,13 +38,8 @@ def test_a_created_topic_is_known_to_every_shard_when_the_answer_comes() -> None
 def test_the_answer_waits_until_the_slowest_shards_callback_has_finished() -> None:
     async def scenario(cluster: Cluster) -> None:
         opened = asyncio.Event()
-
-        async def slow(delta: Delta | None, state: ClusterState) -> None:
-            if delta is not None:
-                await opened.wait()
-
         one = await cluster.add_shard()
-        two = await cluster.add_shard(slow)
+        two = await cluster.add_shard(held_back(opened))
         answer = asyncio.ensure_future(one.create_topics([TopicSpec("t")], 10_000, False))
         await until(lambda: "t" in one.state.topics and "t" in two.state.topics)
         assert not answer.done()
@@ -57,13 +52,8 @@ def test_the_answer_waits_until_the_slowest_shards_callback_has_finished() -> No
 def test_at_the_timeout_the_answer_is_request_timed_out_though_the_topic_exists() -> None:
     async def scenario(cluster: Cluster) -> None:
         never = asyncio.Event()
-
-        async def stuck(delta: Delta | None, state: ClusterState) -> None:
-            if delta is not None:
-                await never.wait()
-
         one = await cluster.add_shard()
-        await cluster.add_shard(stuck)
+        await cluster.add_shard(held_back(never))
         (result,) = await one.create_topics([TopicSpec("t")], 20, False)
         assert result.error_code == ErrorCode.REQUEST_TIMED_OUT
         assert (result.num_partitions, result.replication_factor) == (-1, -1)
@@ -77,13 +67,8 @@ def test_at_the_timeout_the_answer_is_request_timed_out_though_the_topic_exists(
 def test_nobody_waits_for_a_shard_that_died() -> None:
     async def scenario(cluster: Cluster) -> None:
         never = asyncio.Event()
-
-        async def stuck(delta: Delta | None, state: ClusterState) -> None:
-            if delta is not None:
-                await never.wait()
-
         one = await cluster.add_shard()
-        await cluster.add_shard(stuck)
+        await cluster.add_shard(held_back(never))
         answer = asyncio.ensure_future(one.create_topics([TopicSpec("t")], 10_000, False))
         await until(lambda: "t" in one.state.topics)
         cluster.controller.detach(1)

@@ -8,7 +8,7 @@ import math
 from kafka_protocol.errors import ErrorCode
 from rpk_py.metadata.requests import TopicSpec
 from rpk_py.metadata.state import ClusterState, Delta
-from tests.broker.cluster import Cluster, run, until
+from tests.broker.cluster import Cluster, held_back, run, until
 
 
 class Recovery:
@@ -77,12 +77,7 @@ def test_from_the_moment_a_shard_may_serve_answers_wait_for_it() -> None:
     async def scenario(cluster: Cluster) -> None:
         one = await cluster.add_shard()
         held = asyncio.Event()
-
-        async def slow(delta: Delta | None, state: ClusterState) -> None:
-            if delta is not None:
-                await held.wait()
-
-        await cluster.add_shard(slow)
+        await cluster.add_shard(held_back(held))
         answer = asyncio.ensure_future(one.create_topics([TopicSpec("t")], 10_000, False))
         await until(lambda: "t" in one.state.topics)
         assert not answer.done()
@@ -99,12 +94,7 @@ def test_a_commit_under_way_does_not_hold_up_a_shard_and_its_answer_waits_for_it
         answer = asyncio.ensure_future(one.create_topics([TopicSpec("t")], 10_000, False))
         await until(lambda: cluster.controller._commit_lock.locked())
         held = asyncio.Event()
-
-        async def slow(delta: Delta | None, state: ClusterState) -> None:
-            if delta is not None:
-                await held.wait()
-
-        two = await cluster.add_shard(slow)
+        two = await cluster.add_shard(held_back(held))
         assert not two.state.topics
         cluster.store.gate.set()
         await until(lambda: "t" in one.state.topics and "t" in two.state.topics)

@@ -15,8 +15,7 @@ TIMEOUT_S = 60.0
 
 def command(name: str, *arguments: str) -> list[str]:
     """The command line of `topic NAME`."""
-    source = f"from rpk_py.cli.topic_{name} import {name}; {name}(prog_name='{name}')"
-    return [sys.executable, "-c", source, *arguments]
+    return [sys.executable, "-m", "rpk_py", "topic", name, *arguments]
 
 
 def run(

@@ -30,6 +30,7 @@ from kafka_protocol.messages.produce import (
     TopicProduceResponse,
 )
 from kafka_protocol.wire import NO_UUID
+from tests.cli.listener import listening
 
 TOPIC = "t"
 VERSIONS_MAX = {ApiKey.PRODUCE: 12, ApiKey.FETCH: 12}  # the later ones take topic ids
@@ -100,41 +101,30 @@ GOOD: dict[ApiKey, Answer] = {
 def scripted_broker(bent: Mapping[ApiKey, Answer]) -> Iterator[str]:
     """The address of a broker that answers as GOOD does, but for what is bent."""
     answers = {**GOOD, **bent}
-    connections: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
 
-        def serve(connection: socket.socket) -> None:
-            with connection, connection.makefile("rb") as stream:
-                try:
-                    while size := stream.read(4):
-                        frame = stream.read(int.from_bytes(size, "big"))
-                        reply = _reply(frame, answers, port)
-                        if reply is None:
-                            return
-                        connection.sendall(reply)
-                except OSError:
-                    return  # the client has gone, or the test is over
+    def converse(connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as stream:
+            try:
+                port = connection.getsockname()[1]
+                while size := stream.read(4):
+                    frame = stream.read(int.from_bytes(size, "big"))
+                    reply = _reply(frame, answers, port)
+                    if reply is None:
+                        return
+                    connection.sendall(reply)
+            except OSError:
+                return  # the client has gone, or the test is over
 
-        def accept() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                connections.append(connection)
-                threading.Thread(target=serve, args=(connection,), daemon=True).start()
+    def serve(connections: Iterator[socket.socket]) -> None:
+        served = []
+        for connection in connections:
+            served.append(connection)
+            threading.Thread(target=converse, args=(connection,), daemon=True).start()
+        for connection in served:
+            connection.close()
 
-        thread = threading.Thread(target=accept)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            for connection in connections:
-                if connection.fileno() >= 0:
-                    connection.close()
+    with listening(serve) as address:
+        yield address
 
 
 def _reply(frame: bytes, answers: Mapping[ApiKey, Answer], port: int) -> bytes | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ import pytest
 from rpk_py.cli.client import parse_brokers
 from rpk_py.cli.link import REPLY_BYTES_MAX
 from tests.cli.commands import run
+from tests.cli.listener import listening
 
 Answer = Callable[[bytes], bytes]  # the request's correlation id -> all that the peer says
 
@@ -20,25 +20,15 @@ Answer = Callable[[bytes], bytes]  # the request's correlation id -> all that th
 @contextmanager
 def peer(answer: Answer) -> Iterator[str]:
     """A listener that answers the first request of every connection so, and closes."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    request = connection.recv(4096)
-                    connection.sendall(answer(request[8:12]))
+    def serve(connections: Iterator[socket.socket]) -> None:
+        for connection in connections:
+            with connection:
+                request = connection.recv(4096)
+                connection.sendall(answer(request[8:12]))
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.getsockname()[1]}"
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
+    with listening(serve) as address:
+        yield address
 
 
 def framed(body: bytes) -> bytes:

@@ -7,18 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cli.rpk_process import Ended, rpk
-from tests.clients.broker import RunningBroker
+from tests.clients.broker import RunningBroker, shared_broker
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
-    directory = tmp_path_factory.mktemp("broker")
-    running = RunningBroker(directory / "data", directory / "broker.log", shards=2)
-    try:
-        yield running.start()
-        running.stop()
-    finally:
-        running.close()
+    with shared_broker(tmp_path_factory.mktemp("broker"), shards=2) as running:
+        yield running
 
 
 def cluster(broker: RunningBroker, *arguments: object) -> Ended:

@@ -15,7 +15,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from kafka_protocol.frame import encode_response
 from kafka_protocol.messages.api_versions import ApiVersion, ApiVersionsResponse
 from kafka_protocol.messages.metadata import MetadataRequest
 from rpk_py.cli import root
+from tests.cli.listener import listening
 from tests.clients.broker import ROOT, RunningBroker, free_ports
 from tests.clients.topics import create_topic
 from tests.clients.wire_client import WireClient
@@ -70,48 +70,33 @@ def broker_with(directory: Path, shards: int = 1, **settings: object) -> Iterato
 @contextlib.contextmanager
 def listener_that(says: bytes) -> Iterator[str]:
     """Accepts connections and, to each, says this and nothing else."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def serve() -> None:
-            held = []
-            with contextlib.suppress(OSError):  # it is shut down
-                while True:
-                    connection, _ = server.accept()
-                    held.append(connection)
-                    connection.sendall(says)
-            for connection in held:
-                connection.close()
+    def serve(connections: Iterator[socket.socket]) -> None:
+        held = []
+        with contextlib.suppress(OSError):
+            for connection in connections:
+                held.append(connection)
+                connection.sendall(says)
+        for connection in held:
+            connection.close()
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.getsockname()[1]}"
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
+    with listening(serve) as address:
+        yield address
 
 
 @contextlib.contextmanager
 def tls_listener() -> Iterator[str]:
     """A TLS server; without a certificate it answers each hello with an alert."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def serve() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    connection, _ = server.accept()
-                    with contextlib.suppress(OSError):  # what is no TLS is closed
-                        context.wrap_socket(connection, server_side=True)
-                    connection.close()
+    def serve(connections: Iterator[socket.socket]) -> None:
+        for connection in connections:
+            with contextlib.suppress(OSError):  # what is no TLS is closed
+                context.wrap_socket(connection, server_side=True)
+            connection.close()
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.getsockname()[1]}"
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
+    with listening(serve) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

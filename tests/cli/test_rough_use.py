@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kafka_protocol.api_key import ApiKey
-from kafka_protocol.frame import encode_response
-from kafka_protocol.messages.api_versions import ApiVersion, ApiVersionsResponse
 from kafka_protocol.messages.describe_configs import DescribeConfigsResponse
 from kafka_protocol.messages.metadata import MetadataResponse, MetadataResponseBroker
 from tests.cli.rpk_process import Ended, rpk
+from tests.cli.scripted_broker import PORT, scripted_broker
 from tests.clients.broker import ROOT, RunningBroker
 
 RPK = [sys.executable, "-m", "rpk_py"]
@@ -158,52 +153,13 @@ def test_health_names_a_partition_that_is_damaged(tmp_path: Path) -> None:
     assert "[t/1]" in text.out
 
 
-@contextmanager
-def node_that_answers(answers: dict[int, Any]) -> Iterator[str]:
-    """A node 0 that serves these APIs, by our own codec, each in its first version we have."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        host, port = server.getsockname()
-        nodes = [MetadataResponseBroker(0, host, port)]
-        answers = {ApiKey.METADATA: MetadataResponse(brokers=nodes, controller_id=0), **answers}
-        versions = {ApiKey.METADATA: 12, ApiKey.DESCRIBE_CONFIGS: 4}
-        served = [ApiVersion(key, versions[key], versions[key]) for key in answers]
-        answers[ApiKey.API_VERSIONS] = ApiVersionsResponse(0, served)
-
-        def converse(connection: socket.socket) -> None:
-            with connection, connection.makefile("rb") as stream:
-                while size := stream.read(4):
-                    frame = stream.read(int.from_bytes(size, "big"))
-                    key = int.from_bytes(frame[:2], "big")
-                    version, correlation_id = frame[2:4], int.from_bytes(frame[4:8], "big")
-                    answer = answers[key]
-                    parts = encode_response(
-                        key, int.from_bytes(version, "big"), correlation_id, answer
-                    )
-                    connection.sendall(b"".join(parts))
-
-        def serve() -> None:
-            conversations = []
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    break
-                conversations.append(threading.Thread(target=converse, args=(connection,)))
-                conversations[-1].start()
-            for conversation in conversations:
-                conversation.join()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"{host}:{port}"
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
 def test_an_answer_without_the_one_result_is_told() -> None:
-    with node_that_answers({ApiKey.DESCRIBE_CONFIGS: DescribeConfigsResponse()}) as address:
+    node = MetadataResponse(brokers=[MetadataResponseBroker(0, "127.0.0.1", PORT)], controller_id=0)
+    bent = {
+        ApiKey.METADATA: lambda _: node,
+        ApiKey.DESCRIBE_CONFIGS: lambda _: DescribeConfigsResponse(),
+    }
+    with scripted_broker(bent) as address:
         doctor = rpk("doctor", "connect", address)
         config = rpk("cluster", "config", "get", "flush.ms", "--node", 0, brokers=address)
     assert (doctor.code, doctor.err) == (1, "")

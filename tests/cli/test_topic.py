@@ -19,18 +19,13 @@ from kafka import KafkaProducer
 from rpk_py.cli.topic import parse_pairs
 from rpk_py.cli.topic_trim import parse_target, read_starts
 from tests.cli.rpk_process import Ended, rpk
-from tests.clients.broker import RunningBroker, free_ports
+from tests.clients.broker import RunningBroker, free_ports, shared_broker
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
-    directory = tmp_path_factory.mktemp("broker")
-    running = RunningBroker(directory / "data", directory / "broker.log", shards=2)
-    try:
-        yield running.start()
-        running.stop()
-    finally:
-        running.close()
+    with shared_broker(tmp_path_factory.mktemp("broker"), shards=2) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

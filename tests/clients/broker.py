@@ -9,6 +9,7 @@ that range may be given the very same port as its source, talk to itself, and so
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import http.client
 import json
@@ -19,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -283,3 +284,14 @@ class RunningBroker:
             if not levels or event["level"] in levels:
                 events.append(event)
         return events
+
+
+@contextlib.contextmanager
+def shared_broker(directory: Path, shards: int = 1) -> Iterator[RunningBroker]:
+    """A broker that runs, for all tests of a file; at the end it must stop gracefully."""
+    running = RunningBroker(directory / "data", directory / "broker.log", shards=shards)
+    try:
+        yield running.start()
+        running.stop()
+    finally:
+        running.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.broker import RunningBroker, show_broker_logs
+from tests.clients.broker import RunningBroker, shared_broker, show_broker_logs
 
 
 @pytest.hookimpl(wrapper=True)
@@ -22,14 +22,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
     """A broker that all tests of a file share; nothing may have gone wrong in it."""
-    directory = tmp_path_factory.mktemp("broker")
-    running = RunningBroker(directory / "data", directory / "broker.log")
-    try:
-        running.start()
+    with shared_broker(tmp_path_factory.mktemp("broker")) as running:
         yield running
-        running.stop()
-    finally:
-        running.close()
     assert running.log_events("error", "critical", "raw") == []
 
 

@@ -46,7 +46,7 @@ from tests.clients.admins import (
     KafkaPythonAdmin,
     Refused,
 )
-from tests.clients.broker import RunningBroker, wait_until
+from tests.clients.broker import RunningBroker, shared_broker, wait_until
 from tests.clients.topics import create_topic, new_topic_name
 from tests.clients.wire_client import (
     ConnectionClosed,
@@ -65,14 +65,8 @@ TOPIC_CONFIG, NODE, ALL_NODES, DEFAULT = 1, 2, 3, 5  # sources
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
     """Two shards that all tests of this file share; nothing may have gone wrong in them."""
-    directory = tmp_path_factory.mktemp("broker")
-    running = RunningBroker(directory / "data", directory / "broker.log", shards=2)
-    try:
-        running.start()
+    with shared_broker(tmp_path_factory.mktemp("broker"), shards=2) as running:
         yield running
-        running.stop()
-    finally:
-        running.close()
     assert running.log_events("error", "critical", "raw") == []
 
 

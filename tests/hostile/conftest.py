@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from tests.clients.broker import RunningBroker, show_broker_logs
+from tests.clients.broker import RunningBroker, shared_broker
+from tests.clients.conftest import pytest_runtest_makereport
 from tests.hostile.target import Target
+
+__all__ = ["broker", "broker_log", "pytest_runtest_makereport", "target"]
 
 
 class BrokerLog:
@@ -35,25 +37,11 @@ def _is_calm(line: str) -> bool:
     return json.loads(line)["level"] in ("debug", "info", "warning")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Show the broker's log with a failed test."""
-    report = yield
-    show_broker_logs(item, report)
-    return report
-
-
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
     """Two shards, so that there is a wrong one."""
-    directory = tmp_path_factory.mktemp("broker")
-    running = RunningBroker(directory / "data", directory / "broker.log", shards=2)
-    try:
-        running.start()
+    with shared_broker(tmp_path_factory.mktemp("broker"), shards=2) as running:
         yield running
-        running.stop()
-    finally:
-        running.close()
 
 
 @pytest.fixture(scope="module")
