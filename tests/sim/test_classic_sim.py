@@ -70,19 +70,28 @@ def _assigns_all_to_all(original: Callable[..., None]) -> Callable[..., None]:
     return assigned
 
 
-BUGS = {
-    "commits of any generation": (ClassicGroup, "check_commit", lambda _: _any_generation_commits),
-    "a join phase without an end": (Rebalance, "join_by", lambda _: _never_expires),
-    "a generation twice": (Rebalance, "complete_join", _stays_in_generation),
-    "one share for everybody": (Rebalance, "assigned", _assigns_all_to_all),
+BUGS: dict[str, tuple[type, str, Callable[[Any], Any], str]] = {
+    "commits of any generation": (
+        ClassicGroup,
+        "check_commit",
+        lambda _: _any_generation_commits,
+        "went back",
+    ),
+    "a join phase without an end": (Rebalance, "join_by", lambda _: _never_expires, "waits since"),
+    "a generation twice": (Rebalance, "complete_join", _stays_in_generation, "of generation"),
+    "one share for everybody": (Rebalance, "assigned", _assigns_all_to_all, "of generation"),
 }
+
+
+def _simulate_many() -> None:
+    for seed in range(SEED, SEED + RUNS_TO_FIND_A_BUG):
+        simulate(seed)
 
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     print(f"RPK_PY_SEED={SEED}")
-    owner, name, make = BUGS[bug]
+    owner, name, make, tells = BUGS[bug]
     monkeypatch.setattr(owner, name, make(getattr(owner, name)))
-    with pytest.raises(Violation):
-        for seed in range(SEED, SEED + RUNS_TO_FIND_A_BUG):
-            simulate(seed)
+    with pytest.raises(Violation, match=tells):
+        _simulate_many()
