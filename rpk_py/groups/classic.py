@@ -253,8 +253,7 @@ class ClassicGroup:
         if self.core.state is not EMPTY:
             return ErrorCode.NON_EMPTY_GROUP, Effects()
         self.core.write(None, lambda failed: None)
-        self.unload(now_ms)
-        return ErrorCode.NONE, self.core.take()
+        return ErrorCode.NONE, self.unload(now_ms)
 
     def unload(self, now_ms: int) -> Effects:
         """This coordinator has the group no longer: all that wait are sent to look for the new."""

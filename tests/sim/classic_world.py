@@ -83,7 +83,8 @@ class SimMember:
         self.is_synced = False  # it has its assignment, and no request under way
         self.busy_until_ms = 0  # heartbeats go on, but nothing else does: max.poll is exceeded
         self.owned: dict[int, int] = {}  # partition -> next offset
-        self.names = self.world.rng.choice([("range",), ("range", "sticky"), ("sticky", "range")])
+        # All speak both: a loaded group knows the chosen protocol only, and refuses who does not.
+        self.names = self.world.rng.choice([("range", "sticky"), ("sticky", "range")])
         self.join()
 
     def die(self) -> None:

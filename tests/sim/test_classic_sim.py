@@ -13,6 +13,7 @@ import pytest
 
 from kafka_protocol.errors import ErrorCode
 from rpk_py.groups.classic import ClassicGroup
+from rpk_py.groups.classic_core import GroupCore
 from rpk_py.groups.classic_rebalance import Rebalance
 from rpk_py.groups.classic_values import GroupState
 from tests.sim.classic_world import Violation, simulate
@@ -49,8 +50,8 @@ def _any_generation_commits(*args: Any) -> ErrorCode:
     return ErrorCode.NONE
 
 
-def _never_expires(self: Rebalance, delay_ms: int) -> None:
-    """The join phase has no timeout."""
+def _never_wakes(self: GroupCore, deadline_ms: int) -> None:
+    """No deadline is ever met."""
 
 
 def _stays_in_generation(original: Callable[[Rebalance], None]) -> Callable[[Rebalance], None]:
@@ -77,7 +78,7 @@ BUGS: dict[str, tuple[type, str, Callable[[Any], Any], str]] = {
         lambda _: _any_generation_commits,
         "went back",
     ),
-    "a join phase without an end": (Rebalance, "join_by", lambda _: _never_expires, "waits since"),
+    "deadlines that nobody meets": (GroupCore, "wake_by", lambda _: _never_wakes, "waits since"),
     "a generation twice": (Rebalance, "complete_join", _stays_in_generation, "of generation"),
     "one share for everybody": (Rebalance, "assigned", _assigns_all_to_all, "of generation"),
 }
