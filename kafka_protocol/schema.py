@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, dataclass_transform
 _T = TypeVar("_T")
 _MISSING: Any = object()
 _LATEST = 32767
+NEVER = _LATEST + 1  # as the first flexible version: there is none
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

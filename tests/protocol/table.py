@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kafka_protocol.api import REQUEST_BYTES_MAX, SUPPORTED, ApiSpec
 from kafka_protocol.frame import HAND_DECODERS, HAND_ENCODERS
-from kafka_protocol.schema import info_of
+from kafka_protocol.schema import NEVER, info_of
 from kafka_protocol.wire import ITEMS_MAX
 from tests.protocol.golden import CASES
 from tests.protocol.test_oracle import WITHOUT_ORACLE
@@ -111,7 +111,7 @@ def _table(specs: list[ApiSpec]) -> Iterator[str]:
             str(int(spec.key)),
             f"{spec.min_version}-{spec.max_version}",
             f"{spec.advertised_min}-{spec.max_version}",
-            str(spec.first_flexible),
+            "never" if spec.first_flexible == NEVER else str(spec.first_flexible),
             _by_hand(spec),
             _golden(spec),
             f"[{path.name}](../{path})",
