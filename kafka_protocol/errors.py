@@ -9,6 +9,7 @@ Source: codes and their retriable flag are those of Apache Kafka's protocol guid
 
 from __future__ import annotations
 
+import struct
 from enum import IntEnum
 
 
@@ -193,6 +194,10 @@ _RETRIABLE = frozenset(
         ErrorCode.SHARE_SESSION_LIMIT_REACHED,
     }
 )
+
+
+# What Python raises when a reader runs into the end of the bytes, or into text that is not UTF-8.
+BAD_BYTES = (IndexError, struct.error, UnicodeDecodeError, OverflowError)
 
 
 class DecodeError(Exception):

@@ -1,4 +1,4 @@
-"""Frames: a size, a header and a message. The one place where bad bytes become DecodeError.
+"""Frames: a size, a header and a message. Here bad bytes of the network become DecodeError.
 
 A request frame is decoded without its 4-byte size, which the connection has already used; a
 response is encoded with it. Records are slices of the frame on decode and stay separate buffers on
@@ -27,7 +27,7 @@ from kafka_protocol import wire
 from kafka_protocol.api import SUPPORTED, ApiSpec
 from kafka_protocol.api_key import ApiKey
 from kafka_protocol.closures import compile_decoder, compile_encoder, limited_decoder
-from kafka_protocol.errors import DecodeError, UnsupportedVersion
+from kafka_protocol.errors import BAD_BYTES, DecodeError, UnsupportedVersion
 from kafka_protocol.messages import fetch, produce
 from kafka_protocol.schema import info_of
 from kafka_protocol.wire import (
@@ -54,8 +54,6 @@ _REQUEST_HEADER = pystruct.Struct(">hhih")
 _REQUEST_HEADER_FIXED = pystruct.Struct(">hhi")
 _RESPONSE_HEADER = pystruct.Struct(">ii")
 _SIZE = pystruct.Struct(">i")
-# What Python raises when a reader runs into the end of the frame, or into text that is not UTF-8.
-_BAD_BYTES = (IndexError, pystruct.error, UnicodeDecodeError, OverflowError)
 
 
 @dataclass(slots=True)
@@ -108,7 +106,7 @@ def decode_request(frame: memoryview, items_max: int = ITEMS_MAX) -> tuple[Reque
         if header is not None:
             error.api_key, error.api_version = header.api_key, header.api_version
         raise
-    except _BAD_BYTES as error:
+    except BAD_BYTES as error:
         raise _bad_bytes(error, header) from error
     return header, message
 
@@ -163,7 +161,7 @@ def decode_response(api_key: int, version: int, frame: memoryview) -> tuple[int,
     except DecodeError as error:
         error.api_key, error.api_version = api_key, version
         raise
-    except _BAD_BYTES as error:
+    except BAD_BYTES as error:
         raise _bad_bytes(error, header) from error
     return correlation_id, message
 

@@ -71,8 +71,8 @@ def _no_proof(*_: Any) -> Any:
 
 
 PLANTED: list[tuple[str, Any, str, Any]] = [
-    ("requests", frame, "_BAD_BYTES", (IndexError, UnicodeDecodeError)),
-    ("responses", frame, "_BAD_BYTES", (IndexError, UnicodeDecodeError)),
+    ("requests", frame, "BAD_BYTES", (IndexError, UnicodeDecodeError)),
+    ("responses", frame, "BAD_BYTES", (IndexError, UnicodeDecodeError)),
     ("records", timestamps, "LOOKED_INTO_RECORDS_MAX", 1),
     ("channel", channel, "ChannelError", KeyError),
     ("produce", produce_handler, "verify_crc", lambda *_: True),
