@@ -60,6 +60,8 @@ BYTES = Variable("bytes", b"")
 RECORDS = Variable("records", None)  # decoded as a slice of the frame, encoded from bytes-likes
 
 Kind = Primitive | Variable | Array | type
+# Of messages on the network, of records of groups, and of bytes inside either (group_records.py).
+MessageKind = Literal["request", "response", "key", "value", "data"]
 
 
 @dataclasses.dataclass(slots=True)
@@ -93,10 +95,13 @@ class FieldSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class MessageInfo:
-    """What @message declares: versions is the inclusive range that the schema describes."""
+    """What @message declares: versions is the inclusive range that the schema describes.
+
+    Keys and values of records have their type for an api_key.
+    """
 
     api_key: int
-    kind: Literal["request", "response"]
+    kind: MessageKind
     versions: tuple[int, int]
     flexible: int  # the first flexible version
 
@@ -139,9 +144,9 @@ def struct(cls: type[_T]) -> type[_T]:
 
 @dataclass_transform()
 def message(
-    *, api_key: int, kind: Literal["request", "response"], versions: tuple[int, int], flexible: int
+    *, api_key: int, kind: MessageKind, versions: tuple[int, int], flexible: int
 ) -> Callable[[type[_T]], type[_T]]:
-    """Make a struct that is a whole request or response."""
+    """Make a struct that is a whole message or record."""
 
     def apply(cls: type[_T]) -> type[_T]:
         made = struct(cls)
