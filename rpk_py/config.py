@@ -359,6 +359,59 @@ class Config:
         low=0.0,
         high=3600.0,
     )
+    offsets_topic_num_partitions: int = _setting(
+        16,
+        "partitions of __consumer_offsets, over which groups are spread; fixed once it exists",
+        low=1,
+        high=1000,
+        section="Consumer groups",
+    )
+    offsets_topic_bytes: int = _setting(
+        16 * MIB,
+        "log of one partition of __consumer_offsets that is kept; beyond it, and beyond twice what"
+        " is in force, what is in force is written anew and the rest given up",
+        low=64 * KIB,
+        high=_BYTES_MAX,
+    )
+    offsets_retention_minutes: int = _setting(
+        7 * 24 * 60,
+        "committed offsets are kept so long after their group became empty",
+        low=1,
+        high=_INT32_MAX,
+    )
+    offsets_retention_check_interval_ms: int = _setting(
+        600_000, "how often expired offsets are looked for", low=1, high=_INT32_MAX
+    )
+    offset_metadata_max_bytes: int = _setting(
+        4096, "text that a client may commit with an offset", low=0, high=32767
+    )
+    group_initial_rebalance_delay_ms: int = _setting(
+        0,
+        "how long a new group of the classic protocol waits for more members before it assigns",
+        low=0,
+        high=_INT32_MAX,
+    )
+    group_min_session_timeout_ms: int = _setting(
+        6_000, "shortest session timeout that a classic member may ask for", low=1, high=_INT32_MAX
+    )
+    group_max_session_timeout_ms: int = _setting(
+        1_800_000, "longest such session timeout", low=1, high=_INT32_MAX
+    )
+    group_max_size: int = _setting(
+        _INT32_MAX, "members of one classic group", low=1, high=_INT32_MAX
+    )
+    group_consumer_session_timeout_ms: int = _setting(
+        45_000,
+        "a member of the consumer protocol (KIP-848) that is silent for longer is removed",
+        low=1,
+        high=_INT32_MAX,
+    )
+    group_consumer_heartbeat_interval_ms: int = _setting(
+        5_000, "how often such a member is told to send a heartbeat", low=1, high=_INT32_MAX
+    )
+    group_consumer_max_size: int = _setting(
+        _INT32_MAX, "members of one group of the consumer protocol", low=1, high=_INT32_MAX
+    )
     shutdown_timeout_s: float = _setting(
         30.0,
         "a graceful stop that takes longer is ended by SIGKILL",
@@ -437,6 +490,7 @@ class Config:
             ("max_message_bytes", "frame_bytes_max"),
             ("restart_backoff_s", "restart_backoff_s_max"),
             ("default_partitions", "partitions_per_topic_max"),
+            ("group_min_session_timeout_ms", "group_max_session_timeout_ms"),
         ):
             value, most = getattr(self, name), getattr(self, bound)
             if value > most:

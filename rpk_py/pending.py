@@ -39,3 +39,13 @@ class Pending:
 
     def cancel(self) -> None:
         """The client is gone: give up waiting for anything that only it wanted."""
+
+
+def reply_of(start: Callable[[Callable[[Any], None]], None], *, pipelined: bool = False) -> Any:
+    """What a handler returns whose answer comes by a callback: the response, or a Pending.
+
+    start  called with `answer`, which it or somebody later calls once with the response
+    """
+    pending = Pending(pipelined)
+    start(pending.complete)
+    return pending.response if pending.completed else pending
