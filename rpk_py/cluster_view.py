@@ -20,6 +20,8 @@ from rpk_py.metadata.state import PartitionState, TopicState
 TOPIC_OPERATIONS: Final = sum(1 << bit for bit in (3, 4, 5, 6, 7, 8, 10, 11))
 CLUSTER_OPERATIONS: Final = sum(1 << bit for bit in (5, 7, 8, 9, 10, 11, 12))
 
+GROUP_OPERATIONS: Final = sum(1 << bit for bit in (3, 6, 8, 10, 11))
+
 
 class AdvertisedNode(NamedTuple):
     """One node as this client is to reach it."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from kafka_protocol.api_key import ApiKey
 from rpk_py.config import Config
+from rpk_py.groups.coordinator import GroupCoordinator
 from rpk_py.log_limit import DEBUG_TIMES, LogLimit
 from rpk_py.metadata.replica import MetadataReplica
 from rpk_py.metrics import ShardMetrics
@@ -59,10 +60,14 @@ class Broker:
     skips_errors_of: frozenset[int] = COUNT_THEIR_ERRORS
     static_config: Config = field(init=False)
     turns: Turns = field(init=False)
+    groups: GroupCoordinator = field(init=False)
 
     def __post_init__(self) -> None:
         self.static_config = self.config
         self.turns = Turns(self.clock_s, self.config.large_requests_max)
+        self.groups = GroupCoordinator(
+            self.config, self.metadata, self.partitions, self.turns, self.loop, self.log
+        )
 
     def resume_paused(self) -> None:
         """Let connections go on that wait for `inflight_bytes`, in turns: one that fills it again
@@ -113,3 +118,8 @@ class RequestContext:
     local_host: str
     local_port: int
     peer: str
+
+    @property
+    def client_host(self) -> str:
+        """The client's address as Kafka writes it of group members: /127.0.0.1."""
+        return "/" + self.peer.rpartition(":")[0].strip("[]")

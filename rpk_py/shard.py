@@ -101,6 +101,7 @@ async def _serve(
     replica.snapshot_metrics = lambda: snapshot_parts(metrics, table)
     # The configs first: what a delta opens is opened with those in force.
     replica.on_delta += [_follow_configs(broker, log), table.on_delta]
+    replica.on_delta.append(lambda delta, _state: broker.groups.on_delta(delta))
     await replica.start()
     replica.on_stop = stop.set
     server = Server(broker)
@@ -108,12 +109,14 @@ async def _serve(
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process: never look at it again
     replica.ready(backend=disk.name, direct=direct, block_bytes=block_bytes)
+    broker.groups.start()
     expire = loop.create_task(_expire_producers(broker))
     lag = loop.create_task(_watch_loop(broker))
     await stop.wait()
     expire.cancel()
     lag.cancel()
     await server.stop()
+    await broker.groups.close()
     broker.turns.close()
     await table.close()
     await disk.close()

@@ -64,7 +64,6 @@ class GroupCore:
     )
 
     def __init__(self, group_id: str, settings: GroupSettings, now_ms: int) -> None:
-        assert group_id
         self.group_id = group_id
         self.settings = settings
         self.now_ms = now_ms
@@ -86,6 +85,22 @@ class GroupCore:
     def go_to(self, state: GroupState) -> None:
         self.previous_state, self.state = self.state, state
         self.state_since_ms = self.now_ms
+
+    @property
+    def is_dead(self) -> bool:
+        return self.state is GroupState.DEAD
+
+    @property
+    def is_empty(self) -> bool:
+        return self.state is GroupState.EMPTY
+
+    @property
+    def is_stable(self) -> bool:
+        return self.state is GroupState.STABLE
+
+    @property
+    def empty_since_ms(self) -> int | None:
+        return self.state_since_ms
 
     def topics(self) -> frozenset[str] | None:
         """What the members subscribe to, if they are consumers whose bytes can be read."""

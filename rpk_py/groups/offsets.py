@@ -15,16 +15,16 @@ Source:     OffsetMetadataManager, OffsetAndMetadata and ClassicGroup.offsetExpi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from kafka_protocol.errors import ErrorCode
-from rpk_py.groups.classic_core import GroupCore
-from rpk_py.groups.classic_values import CONSUMER_PROTOCOL_TYPE, GroupState
+from rpk_py.groups.classic_values import CONSUMER_PROTOCOL_TYPE
 from rpk_py.groups.timeline import TopicPartition
 
 METADATA_CHARACTERS_MAX: Final = 4096  # offset.metadata.max.bytes, which Kafka takes as a length
+NO_TOPIC_ID: Final = bytes(16)
 ANY_VERSION_KNOWS_THE_GROUP: Final = 9  # OffsetCommit from here on: GROUP_ID_NOT_FOUND
 
 
@@ -37,6 +37,7 @@ class CommittedOffset:
     metadata: str = ""
     commit_ms: int = -1
     expire_ms: int = -1  # OffsetCommit v2-4 with its own retention
+    topic_id: bytes = NO_TOPIC_ID  # which of the topics of that name
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,41 @@ class OffsetToCommit:
     committed_offset: int
     leader_epoch: int = -1
     metadata: str | None = None
+    topic_id: bytes = NO_TOPIC_ID
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRequest:
+    """One OffsetCommit. `generation` is the member's epoch in a consumer group; -1: no member."""
+
+    member_id: str
+    instance_id: str | None
+    generation: int
+    api_version: int
+    commits: Sequence[OffsetToCommit]
+    retention_ms: int = -1
+
+
+class Owner(Protocol):
+    """What offsets need to know of their group, of either protocol."""
+
+    @property
+    def protocol_type(self) -> str | None:
+        """None: nobody has ever joined."""
+
+    @property
+    def subscribed_topics(self) -> frozenset[str] | None:
+        """None: not known."""
+
+    @property
+    def is_dead(self) -> bool: ...
+    @property
+    def is_empty(self) -> bool: ...
+    @property
+    def is_stable(self) -> bool: ...
+    @property
+    def empty_since_ms(self) -> int | None:
+        """When an empty group became so; None: not known."""
 
 
 def missing_group_error(generation: int, api_version: int) -> ErrorCode:
@@ -68,7 +104,7 @@ def missing_group_error(generation: int, api_version: int) -> ErrorCode:
     return ErrorCode.ILLEGAL_GENERATION
 
 
-def is_subscribed(group: GroupCore, topic: str) -> bool:
+def is_subscribed(group: Owner, topic: str) -> bool:
     """Whether members consume it. A consumer group whose subscriptions are unknown: yes."""
     if group.subscribed_topics is not None:
         return topic in group.subscribed_topics
@@ -120,19 +156,24 @@ class Offsets:
                 continue
             errors.append(ErrorCode.NONE)
             value = CommittedOffset(
-                commit.committed_offset, commit.leader_epoch, metadata, now_ms, expire_ms
+                commit.committed_offset,
+                commit.leader_epoch,
+                metadata,
+                now_ms,
+                expire_ms,
+                commit.topic_id,
             )
             records.append(OffsetRecord(commit.topic, commit.partition_index, value))
         return errors, self._plan(records)
 
     def plan_delete(
-        self, group: GroupCore, partitions: Iterable[TopicPartition]
+        self, group: Owner, partitions: Iterable[TopicPartition]
     ) -> tuple[ErrorCode, list[ErrorCode], tuple[OffsetRecord, ...]]:
         """OffsetDelete: an error of the group, or one a partition, and the tombstones."""
-        if group.state is GroupState.DEAD:
+        if group.is_dead:
             return ErrorCode.GROUP_ID_NOT_FOUND, [], ()
         is_consumer = group.protocol_type == CONSUMER_PROTOCOL_TYPE
-        if group.state is not GroupState.EMPTY and not is_consumer:
+        if not group.is_empty and not is_consumer:
             return ErrorCode.NON_EMPTY_GROUP, [], ()
         errors: list[ErrorCode] = []
         wanted: list[TopicPartition] = []
@@ -152,12 +193,29 @@ class Offsets:
 
     def plan_topics_deleted(self, topics: Collection[str]) -> tuple[OffsetRecord, ...]:
         """Tombstones of what is committed, or being committed, for topics that are gone."""
-        keys = {(topic, index) for topic, index, _ in self.all() if topic in topics}
+        keys = {(topic, i) for topic in topics for i in self._by_topic.get(topic, ())}
         keys |= {key for key in self._planned_counts if key[0] in topics}
         return self._plan(_tombstones(sorted(keys)))
 
+    def plan_gone(self, id_of: Callable[[str], bytes | None]) -> tuple[OffsetRecord, ...]:
+        """Tombstones of what is committed for topics that went while nobody looked.
+
+        id_of  the id of the topic that has this name now; None: there is none
+        """
+        gone: list[TopicPartition] = []
+        for topic, index, value in self.settled():
+            topic_id = id_of(topic)
+            if topic_id is None or value.topic_id not in (NO_TOPIC_ID, topic_id):
+                gone.append((topic, index))
+        return self._plan(_tombstones(gone))
+
+    def settled(self) -> Iterator[tuple[str, int, CommittedOffset]]:
+        """What is committed and has no other record on its way."""
+        planned = self._planned_counts
+        return (each for each in self.all() if each[:2] not in planned)
+
     def plan_expired(
-        self, group: GroupCore, now_ms: int, retention_ms: int
+        self, group: Owner, now_ms: int, retention_ms: int
     ) -> tuple[OffsetRecord, ...]:
         """Tombstones of what has expired.
 
@@ -167,9 +225,9 @@ class Offsets:
         """
         if group.protocol_type is None:
             since_ms, by_commit = None, True
-        elif group.state is GroupState.EMPTY:
-            since_ms, by_commit = group.state_since_ms, group.state_since_ms is None
-        elif group.state is GroupState.STABLE and group.subscribed_topics is not None:
+        elif group.is_empty:
+            since_ms, by_commit = group.empty_since_ms, group.empty_since_ms is None
+        elif group.is_stable and group.subscribed_topics is not None:
             since_ms, by_commit = None, True
         else:
             return ()
