@@ -93,8 +93,8 @@ def _partitions(words: Sequence[str]) -> list[int]:
 
 
 def load(path: Path) -> Member:
-    """The life in a file; a line that was not finished is left out."""
-    text = path.read_text()
+    """The life in a file; without one it has not begun. An unfinished line is left out."""
+    text = path.read_text() if path.exists() else ""
     return parse(path.stem, text[: text.rfind("\n") + 1].splitlines())
 
 
@@ -168,13 +168,14 @@ def _check_owners(verdict: GroupVerdict, partition: int, intervals: list[Interva
 
 
 def check_settled(members: Sequence[Member], partitions: int) -> list[str]:
-    """Whether the members that live at the end share all partitions; `members` are those."""
+    """Whether the members that live at the end share all partitions, and each has some."""
     owners: dict[int, list[str]] = defaultdict(list)
     for member in members:
         for partition in member.owned:
             owners[partition].append(member.name)
-    return [
+    wrong = [
         f"partition {partition} is owned by {owners[partition] or 'nobody'} at the end"
         for partition in range(partitions)
         if len(owners[partition]) != 1
     ]
+    return wrong + [f"{member.name} has nothing" for member in members if not member.owned]

@@ -346,7 +346,7 @@ class Load:
             members = [
                 history.load(process.job.account)
                 for (of, _), process in self._running.items()
-                if of == client and process.job.account.exists()
+                if of == client
             ]
             found += [
                 f"{client}: {text}"
