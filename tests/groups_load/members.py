@@ -303,6 +303,8 @@ def run_kafka_python(job: Job, stop: Event) -> None:
         def on_partitions_lost(self, lost: Iterable[Any]) -> None:
             account.revoked(one.partition for one in lost)
 
+    # Without metadata a first leader assigns no partition, and lets it rest at that.
+    consumer.partitions_for_topic(job.topic)
     consumer.subscribe([job.topic], listener=Listener())
     while not stop.is_set():
         for partition, records in consumer.poll(timeout_ms=int(POLL_S * 1000)).items():
