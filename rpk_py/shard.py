@@ -21,7 +21,7 @@ from rpk_py.context import Broker
 from rpk_py.data_dir import LOCK_NAME, RECYCLE
 from rpk_py.event_loop import new_event_loop
 from rpk_py.log_setup import Log, log_loop_problems, make_logger
-from rpk_py.metadata.replica import OnDelta, open_replica
+from rpk_py.metadata.replica import MetadataReplica, OnDelta, open_replica
 from rpk_py.metadata.state import BrokerConfigsChanged, ClusterState, Delta
 from rpk_py.metrics import LAG_INTERVAL_S, ShardMetrics, snapshot_parts
 from rpk_py.partition_table import PartitionTable
@@ -77,15 +77,7 @@ async def _serve(
         report=log.report,
     )
     await disk.run(context.pool.load)
-    replica = await open_replica(
-        node_id,
-        control,
-        log,
-        requests_max=config.control_requests_max,
-        queue_max=config.control_queue_max,
-        frame_bytes_max=config.control_frame_bytes_max,
-        alive_interval_s=config.shard_silent_s_max / 10,
-    )
+    replica = await _open_replica(config, node_id, control, log)
     stop = asyncio.Event()
     gone = asyncio.Event()
     replica.on_stop = lambda: _end_recovery(log)
@@ -122,6 +114,20 @@ async def _serve(
     await disk.close()
     await replica.close()
     return 1 if gone.is_set() else 0
+
+
+async def _open_replica(
+    config: Config, node_id: int, control: socket.socket, log: Log
+) -> MetadataReplica:
+    return await open_replica(
+        node_id,
+        control,
+        log,
+        requests_max=config.control_requests_max,
+        queue_max=config.control_queue_max,
+        frame_bytes_max=config.control_frame_bytes_max,
+        alive_interval_s=config.shard_silent_s_max / 10,
+    )
 
 
 def _end_recovery(log: Log) -> None:

@@ -4,6 +4,7 @@ v2  flexible
 
 Behaviour:  a group with members is NON_EMPTY_GROUP, one that does not exist GROUP_ID_NOT_FOUND. The
             answer leaves when what was deleted is durably so. Each group is answered once.
+Deviations: none known.
 Source:     GroupCoordinatorService.deleteGroups of Apache Kafka 4.1; KIP-229.
 """
 

@@ -6,6 +6,7 @@ v5  flexible              v6  error messages (KIP-1043)
 Behaviour:  a group that does not exist, or is one of the consumer protocol, is "Dead" without an
             error up to v5 and GROUP_ID_NOT_FOUND from v6 on. Assignments are told of a stable
             group.
+Deviations: none known.
 Source:     GroupCoordinatorService.describeGroups of Apache Kafka 4.1.
 """
 

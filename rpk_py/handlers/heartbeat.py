@@ -4,6 +4,7 @@ v1  throttle_time_ms      v3  static members      v4  flexible
 
 Behaviour:  REBALANCE_IN_PROGRESS tells the member to join again; a coordinator that still loads
             answers without an error, as clients have no retry for this request.
+Deviations: none known.
 Source:     GroupCoordinatorService.heartbeat of Apache Kafka 4.1.
 """
 

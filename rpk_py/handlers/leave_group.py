@@ -4,6 +4,7 @@ v1  throttle_time_ms      v3  several members, by member id or instance id
 v4  flexible              v5  reasons
 
 Behaviour:  up to v2 the error is the one member's; from v3 on each has its own.
+Deviations: none known.
 Source:     GroupCoordinatorService.leaveGroup of Apache Kafka 4.1; KIP-345.
 """
 

@@ -5,6 +5,7 @@ v1  throttle_time_ms      v3  flexible      v4  states      v5  types (KIP-848)
 Behaviour:  a client asks every node. Filters are told in any case of letters; a state or type that
             does not exist matches nothing. While groups are being loaded the answer is
             COORDINATOR_LOAD_IN_PROGRESS.
+Deviations: none known.
 Source:     GroupCoordinatorService.listGroups of Apache Kafka 4.1.
 """
 

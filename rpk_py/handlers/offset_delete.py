@@ -3,6 +3,7 @@
 Behaviour:  a topic that members subscribe to is GROUP_SUBSCRIBED_TO_TOPIC; a group that is not of
             consumers must be empty. A partition that does not exist is UNKNOWN_TOPIC_OR_PARTITION.
             What was not committed is deleted without an error.
+Deviations: none known.
 Source:     KafkaApis.handleOffsetDeleteRequest of Apache Kafka 4.1; KIP-496.
 """
 
