@@ -34,7 +34,7 @@ class Broker:
 
     def __init__(self, data_dir: Path, shards: int = 1, options: tuple[str, ...] = ()) -> None:
         self._data_dir = data_dir
-        port = _free_ports(shards + 1)
+        port = free_ports(shards + 1)
         self._command = [
             *(sys.executable, "-m", "rpk_py", "start", "--data-dir", str(data_dir)),
             *("--kafka-addr", f"127.0.0.1:{port}", "--admin-addr", f"127.0.0.1:{port + shards}"),
@@ -99,7 +99,7 @@ class Broker:
 
     def cpu_s(self) -> float:
         """User and system seconds of all shards so far."""
-        return sum(_cpu_s(pid) for pid in self.shards)
+        return sum(process_cpu_s(pid) for pid in self.shards)
 
     def wakeups(self) -> int:
         """How often the shards' event loops slept and were woken so far."""
@@ -107,7 +107,7 @@ class Broker:
 
     def pss_mb(self) -> tuple[float, float]:
         """Proportional memory: of all shards together, and of the supervisor."""
-        return sum(_pss_mb(pid) for pid in self.shards), _pss_mb(self.process.pid)
+        return sum(process_pss_mb(pid) for pid in self.shards), process_pss_mb(self.process.pid)
 
     def stop(self) -> None:
         """Graceful stop."""
@@ -151,7 +151,7 @@ def running(
         shutil.rmtree(data_dir)
 
 
-def _free_ports(count: int) -> int:
+def free_ports(count: int) -> int:
     """The first of `count` adjacent free ports, below the kernel's ephemeral range."""
     first = 11_000 + os.getpid() % 10_000
     while not all(_is_free(first + index) for index in range(count)):
@@ -169,7 +169,8 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _cpu_s(pid: int) -> float:
+def process_cpu_s(pid: int) -> float:
+    """User and system seconds of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
@@ -181,7 +182,8 @@ def _voluntary_switches(pid: int) -> int:
     return 0
 
 
-def _pss_mb(pid: int) -> float:
+def process_pss_mb(pid: int) -> float:
+    """Proportional memory of a process."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) / 1024
