@@ -14,6 +14,7 @@ from kafka_protocol.api_key import ApiKey
 from kafka_protocol.messages import (
     alter_configs,
     api_versions,
+    consumer_group_describe,
     consumer_group_heartbeat,
     create_partitions,
     create_topics,
@@ -135,6 +136,10 @@ SUPPORTED: dict[int, ApiSpec] = {
         _spec(describe_groups.DescribeGroupsRequest, describe_groups.DescribeGroupsResponse),
         _spec(list_groups.ListGroupsRequest, list_groups.ListGroupsResponse),
         _spec(delete_groups.DeleteGroupsRequest, delete_groups.DeleteGroupsResponse),
+        _spec(
+            consumer_group_describe.ConsumerGroupDescribeRequest,
+            consumer_group_describe.ConsumerGroupDescribeResponse,
+        ),
         _spec(offset_delete.OffsetDeleteRequest, offset_delete.OffsetDeleteResponse),
         _spec(
             consumer_group_heartbeat.ConsumerGroupHeartbeatRequest,

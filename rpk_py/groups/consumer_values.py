@@ -13,10 +13,12 @@ from typing import Final, TypeAlias
 
 from kafka_protocol import group_records
 from kafka_protocol.errors import ErrorCode
+from rpk_py.groups.assignors import ASSIGNORS
 
 JOIN_EPOCH: Final = 0
 LEAVE_EPOCH: Final = -1
 LEAVE_STATIC_EPOCH: Final = -2
+CLIENT_MEMBER_ID_SINCE: Final = 1  # of ConsumerGroupHeartbeat
 
 Records: TypeAlias = list[tuple[group_records.Key, group_records.Value | None]]
 """Records to write in one batch, in order; None as a value deletes the key."""
@@ -65,3 +67,48 @@ class ConsumerSettings:
     session_timeout_ms: int = 45_000
     heartbeat_interval_ms: int = 5_000
     members_max: int = 2**31 - 1
+
+
+class Refused(Exception):
+    """Why a heartbeat is refused; the text is for the client."""
+
+    def __init__(self, error: ErrorCode, text: str) -> None:
+        super().__init__(text)
+        self.error = error
+
+
+def check_request(request: HeartbeatRequest) -> None:
+    """What is wrong with a heartbeat by itself: GroupCoordinatorService.
+
+    Raises: Refused
+    """
+    epoch = request.member_epoch
+    problem = None
+    if not request.member_id and (request.api_version >= CLIENT_MEMBER_ID_SINCE or epoch != 0):
+        problem = "MemberId can't be empty."
+    elif request.instance_id == "":
+        problem = "InstanceId can't be empty."
+    elif request.rack_id == "":
+        problem = "RackId can't be empty."
+    elif epoch == JOIN_EPOCH:
+        problem = _join_problem(request)
+    elif epoch == LEAVE_STATIC_EPOCH and request.instance_id is None:
+        problem = "InstanceId can't be null."
+    elif epoch < LEAVE_STATIC_EPOCH:
+        problem = "MemberEpoch is invalid."
+    if problem is not None:
+        raise Refused(ErrorCode.INVALID_REQUEST, problem)
+    if request.server_assignor is not None and request.server_assignor not in ASSIGNORS:
+        text = f"ServerAssignor {request.server_assignor} is not supported. Supported assignors: "
+        raise Refused(ErrorCode.UNSUPPORTED_ASSIGNOR, text + ", ".join(ASSIGNORS) + ".")
+
+
+def _join_problem(request: HeartbeatRequest) -> str | None:
+    if request.rebalance_timeout_ms == -1:
+        return "RebalanceTimeoutMs must be provided in first request."
+    if request.owned is None or request.owned:
+        return "TopicPartitions must be empty when (re-)joining."
+    if request.subscribed_topics is None and request.subscribed_regex is None:
+        either = "Either SubscribedTopicNames or SubscribedTopicRegex"
+        return f"{either} must be non-null when (re-)joining."
+    return None

@@ -62,6 +62,7 @@ class GroupFactory:
         self.loop = loop
         self.spawn = spawn
         self.rebalances = 0
+        self._now_ms = 0
         self.classic_settings = GroupSettings(
             topics_of=topics_of,
             partitions_of=partitions_of,
@@ -81,8 +82,9 @@ class GroupFactory:
         return Group(group_id, log, self)
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch."""
-        return time.time_ns() // 1_000_000
+        """Milliseconds since the epoch; never less than before, though the clock may be set."""
+        self._now_ms = max(self._now_ms, time.time_ns() // 1_000_000)
+        return self._now_ms
 
     def classic(self, group_id: str) -> ClassicGroup:
         """An empty group of the classic protocol."""

@@ -14,6 +14,7 @@ from kafka_protocol.api_key import ApiKey
 from rpk_py.handlers import (
     alter_configs,
     api_versions,
+    consumer_group_describe,
     consumer_group_heartbeat,
     create_partitions,
     create_topics,
@@ -73,4 +74,5 @@ HANDLERS: Final[dict[int, Callable[[Any, Any], Any]]] = {
     ApiKey.DELETE_GROUPS: delete_groups.handle,
     ApiKey.OFFSET_DELETE: offset_delete.handle,
     ApiKey.CONSUMER_GROUP_HEARTBEAT: consumer_group_heartbeat.handle,
+    ApiKey.CONSUMER_GROUP_DESCRIBE: consumer_group_describe.handle,
 }

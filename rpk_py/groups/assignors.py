@@ -1,0 +1,153 @@
+"""Server-side assignors of consumer groups (KIP-848): who gets which partition.
+
+What:       pure functions from members' subscriptions, what they have and the topics' partitions to
+            a target assignment. "uniform" is balanced and moves as little as it can; "range" gives
+            each member a run of every topic, the same run of topics that are partitioned alike.
+Where:      the coordinator of the group, when the group's epoch has grown.
+Invariants: every partition of a subscribed topic has exactly one owner, who subscribes to it;
+            the answer depends on nothing but the arguments.
+Source:     UniformAssignor and RangeAssignor of Apache Kafka 4.1.
+Deviations: racks are not looked at: all replicas of a partition are on this host.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from typing import Final, TypeAlias
+
+Owned: TypeAlias = dict[bytes, frozenset[int]]
+"""Partitions by topic id; no topic is there without a partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    """A member as assignors see it."""
+
+    topic_ids: frozenset[bytes]
+    owned: Mapping[bytes, frozenset[int]]  # its target so far
+    instance_id: str | None = None
+
+
+Assignor: TypeAlias = Callable[[Mapping[str, Subscriber], Mapping[bytes, int]], dict[str, Owned]]
+"""(members, topic id -> number of partitions) -> what each member is to have."""
+
+
+def uniform(members: Mapping[str, Subscriber], counts: Mapping[bytes, int]) -> dict[str, Owned]:
+    """Counts that differ by at most 1 where all subscribe to the same; as few moves as that takes.
+
+    Where subscriptions differ, a partition goes from who has most to who has least as long as
+    that helps, so that no member has 2 more than another who could take one of its partitions.
+    """
+    if not members:
+        return {}
+    kept: dict[str, list[tuple[bytes, int]]] = {}
+    free = {
+        (topic, index)
+        for topic in set().union(*(m.topic_ids for m in members.values()))
+        for index in range(counts.get(topic, 0))
+    }
+    total = len(free)
+    is_homogeneous = len({m.topic_ids for m in members.values()}) == 1
+    quota, extra = divmod(total, len(members))
+    for member_id, member in sorted(members.items()):
+        wanted = [
+            (topic, index)
+            for topic, indexes in sorted(member.owned.items())
+            if topic in member.topic_ids
+            for index in sorted(indexes)
+            if (topic, index) in free
+        ]
+        if is_homogeneous:
+            most = quota + (1 if extra > 0 and len(wanted) > quota else 0)
+            extra -= len(wanted) > quota
+            wanted = wanted[:most]
+        free.difference_update(wanted)
+        kept[member_id] = wanted
+    _give(members, kept, sorted(free))
+    if not is_homogeneous:
+        _balance(members, kept)
+    return {member_id: _grouped(have) for member_id, have in kept.items()}
+
+
+def _give(
+    members: Mapping[str, Subscriber],
+    kept: dict[str, list[tuple[bytes, int]]],
+    free: list[tuple[bytes, int]],
+) -> None:
+    """Each free partition to the subscriber with the fewest."""
+    heaps: dict[bytes, list[tuple[int, str]]] = {}
+    shared: dict[frozenset[bytes], list[tuple[int, str]]] = {}
+    subscriptions = {m.topic_ids for m in members.values()}
+    for topic, index in free:
+        heap = heaps.get(topic)
+        if heap is None:
+            # Where all subscribe to the same, one heap serves all topics.
+            key = next(iter(subscriptions)) if len(subscriptions) == 1 else frozenset({topic})
+            heap = shared.get(key)
+            if heap is None:
+                heap = [(len(kept[m]), m) for m, s in members.items() if topic in s.topic_ids]
+                heapify(heap)
+                shared[key] = heap
+            heaps[topic] = heap
+        while True:
+            size, member_id = heappop(heap)
+            if size == len(kept[member_id]):
+                break
+            heappush(heap, (len(kept[member_id]), member_id))  # it got one by another topic
+        kept[member_id].append((topic, index))
+        heappush(heap, (size + 1, member_id))
+
+
+def _balance(members: Mapping[str, Subscriber], kept: dict[str, list[tuple[bytes, int]]]) -> None:
+    """Move partitions from those who have many to those who have few, while that helps."""
+    subscribers: dict[bytes, list[str]] = defaultdict(list)
+    for member_id, member in members.items():
+        for topic in member.topic_ids:
+            subscribers[topic].append(member_id)
+    moved = True
+    while moved:
+        moved = False
+        for giver in sorted(kept, key=lambda m: (-len(kept[m]), m)):
+            for partition in list(kept[giver]):
+                taker = min(subscribers[partition[0]], key=lambda m: (len(kept[m]), m))
+                if len(kept[taker]) + 1 < len(kept[giver]):
+                    kept[giver].remove(partition)
+                    kept[taker].append(partition)
+                    moved = True
+
+
+def range_(members: Mapping[str, Subscriber], counts: Mapping[bytes, int]) -> dict[str, Owned]:
+    """Of every topic a run of partitions for each subscriber, in the order of instance or member
+    ids; the first ones get one more where it does not come out even."""
+    target: dict[str, Owned] = {member_id: {} for member_id in members}
+    order = sorted(members, key=lambda m: (members[m].instance_id is None, _name(members, m)))
+    for topic in sorted(counts):
+        takers = [m for m in order if topic in members[m].topic_ids]
+        if not takers:
+            continue
+        quota, extra = divmod(counts[topic], len(takers))
+        start = 0
+        for position, member_id in enumerate(takers):
+            end = start + quota + (1 if position < extra else 0)
+            if end > start:
+                target[member_id][topic] = frozenset(range(start, end))
+            start = end
+    return target
+
+
+def _name(members: Mapping[str, Subscriber], member_id: str) -> str:
+    return members[member_id].instance_id or member_id
+
+
+def _grouped(partitions: list[tuple[bytes, int]]) -> Owned:
+    by_topic: dict[bytes, set[int]] = {}
+    for topic, index in partitions:
+        by_topic.setdefault(topic, set()).add(index)
+    return {topic: frozenset(indexes) for topic, indexes in by_topic.items()}
+
+
+DEFAULT_ASSIGNOR: Final = "uniform"
+ASSIGNORS: Final[dict[str, Assignor]] = {"uniform": uniform, "range": range_}
