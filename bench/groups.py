@@ -13,8 +13,8 @@
               that has no generation, so that nothing but the commit is measured
     recover   10,000 groups with an offset each; kill -9 of all, start, until OffsetFetch answers
               for a group of each coordinator partition with the right offset
-    memory    proportional memory of 1,000 groups of one member and of one group of 500 members,
-              without that of their idle connections, which is measured first
+    memory    proportional memory of 1,000 groups of one member and of one group of 500, each
+              after as many others and without that of their connections
     many      one group that commits 10,000 partitions in one request and fetches them again
 
 One broker with one shard, settings of a fresh start. With --kafka-jars the same is asked of Apache
@@ -54,8 +54,10 @@ from kafka_protocol.messages.offset_fetch import (
 )
 
 TOPIC = "groups"
+SMALL = "small"
 WIDE = "wide"
 PARTITIONS = 512
+SMALL_PARTITIONS = 12
 WIDE_PARTITIONS = 10_000
 SIZES = (1, 20, 500)
 ROUNDS = {1: 20, 20: 10, 500: 3}  # of QUICK_S; the others are few, since they mostly wait
@@ -130,7 +132,7 @@ async def form_group(
 ) -> tuple[float, float]:
     """Seconds until `count` members that join at once have settled, and the broker's CPU."""
     links = await asyncio.gather(*(Link.connect(server.address) for _ in range(count)))
-    topic_id = await _topic_id(links[0])
+    topic_id = await _topic_id(links[0], TOPIC)
     members: list[ClassicMember | ConsumerMember] = []
     for link in links:
         if kind == "classic":
@@ -157,8 +159,8 @@ async def form_group(
             link.close()
 
 
-async def _topic_id(link: Link) -> bytes:
-    wanted = [MetadataRequestTopic(bytes(16), TOPIC)]
+async def _topic_id(link: Link, topic: str) -> bytes:
+    wanted = [MetadataRequestTopic(bytes(16), topic)]
     answer = await link.ask(MetadataRequest(wanted), METADATA_VERSION)
     return bytes(answer.topics[0].topic_id)
 
@@ -284,25 +286,28 @@ def recover(server: Server) -> None:
 # -- memory ----------------------------------------------------------------------------------
 
 
-async def memory_of(server: Server, kind: str, groups: int, count: int) -> None:
-    """Memory of groups of `count` members each, all in and settled."""
+async def memory_of(
+    server: Server, name: str, kind: str, groups: int, count: int, partitions: int
+) -> None:
+    """Memory of groups of `count` members each, all in and settled; without a name it is only
+    to warm up: the buffers of the coordinator's logs, and code that runs for the first time."""
     links = await asyncio.gather(*(Link.connect(server.address) for _ in range(groups * count)))
-    topic_id = await _topic_id(links[0])
+    topic = TOPIC if partitions == PARTITIONS else SMALL
     for link in links:  # each has asked something, as the connection of a client has
-        await _topic_id(link)
+        topic_id = await _topic_id(link, topic)
     before_mb, start_s = server.pss_mb()[0], time.perf_counter()
     cpu_s = server.cpu_s()
     members: list[ClassicMember | ConsumerMember] = []
     for index, link in enumerate(links):
-        group = f"memory-{kind}-{count}-{index // count}"
+        group = f"memory-{name}-{kind}-{count}-{index // count}"
         if kind == "classic":
-            members.append(ClassicMember(link, group, TOPIC, PARTITIONS, CLASSIC_HEARTBEAT_S))
+            members.append(ClassicMember(link, group, topic, partitions, CLASSIC_HEARTBEAT_S))
         else:
-            members.append(ConsumerMember(link, group, TOPIC, topic_id, None))
+            members.append(ConsumerMember(link, group, topic, topic_id, None))
     tasks = [asyncio.create_task(member.run()) for member in members]
     try:
         each = [members[first : first + count] for first in range(0, len(members), count)]
-        while not all(is_settled(group, PARTITIONS) for group in each):
+        while not all(is_settled(group, partitions) for group in each):
             for task in tasks:
                 if task.done():
                     await task
@@ -311,12 +316,13 @@ async def memory_of(server: Server, kind: str, groups: int, count: int) -> None:
             await asyncio.sleep(QUICK_S)
         took_s = time.perf_counter() - start_s
         grown_kb = (server.pss_mb()[0] - before_mb) * 1024
-        print_row(
-            f"{kind}, {groups} groups of {count}",
-            settled_s=took_s,
-            cpu_s=server.cpu_s() - cpu_s,
-            kb_a_member=grown_kb / len(members),
-        )
+        if name:
+            print_row(
+                f"{kind}, {name}",
+                settled_s=took_s,
+                cpu_s=server.cpu_s() - cpu_s,
+                kb_a_member=grown_kb / len(members),
+            )
     finally:
         for task in tasks:
             task.cancel()
@@ -326,10 +332,18 @@ async def memory_of(server: Server, kind: str, groups: int, count: int) -> None:
 
 
 def memory(server: Server) -> None:
-    """A thousand groups of one, and one group of 500, of both kinds."""
+    """A thousand groups of one, on few partitions and on many, and one group of 500."""
+    connection = Connection(server.address)
+    create_topic(connection, SMALL, SMALL_PARTITIONS)
+    connection.close()
+    thousand, most = MEMORY_GROUPS, SIZES[-1]
     for kind in ("classic", "consumer"):
-        asyncio.run(memory_of(server, kind, MEMORY_GROUPS, 1))
-        asyncio.run(memory_of(server, kind, 1, SIZES[-1]))
+        asyncio.run(memory_of(server, "", kind, thousand, 1, SMALL_PARTITIONS))
+        for partitions in (SMALL_PARTITIONS, PARTITIONS):
+            name = f"{thousand} groups of 1, {partitions} partitions"
+            asyncio.run(memory_of(server, name, kind, thousand, 1, partitions))
+        name = f"1 group of {most}, {PARTITIONS} partitions"
+        asyncio.run(memory_of(server, name, kind, 1, most, PARTITIONS))
 
 
 # -- many ------------------------------------------------------------------------------------
