@@ -24,14 +24,16 @@ from kafka_protocol.messages.offset_fetch import (
     OffsetFetchRequestGroup,
     OffsetFetchRequestTopic,
 )
-from tests.clients.broker import RunningBroker, shared_broker, wait_until
-from tests.clients.group_members import KINDS, SESSION_MS, join, pump, share
+from tests.clients.broker import RunningBroker, wait_until
+from tests.clients.group_members import HEARTBEAT_MS, KINDS, SESSION_MS, join, pump, share
 from tests.clients.topics import create_topic, new_topic_name
 from tests.clients.via_kcat import require_kcat
 from tests.clients.wire_client import WireClient
 
 SHARDS = 2
 PARTITIONS = 4
+# A member hears of a rebalance at its next heartbeat; KIP-848 lets the broker set the interval.
+QUICK = {"group_consumer_heartbeat_interval_ms": HEARTBEAT_MS}
 STATIC_KINDS = ("kafka-python", "aiokafka", "confluent range", "confluent consumer")
 FENCED = (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID)
 KILL_REPLACED_S_MAX = SESSION_MS / 1000 + 6
@@ -40,8 +42,13 @@ KILL_REPLACED_S_MAX = SESSION_MS / 1000 + 6
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
     """One broker of two shards for all of the file; nothing may go wrong in it."""
-    with shared_broker(tmp_path_factory.mktemp("broker"), SHARDS) as running:
-        yield running
+    path = tmp_path_factory.mktemp("broker")
+    running = RunningBroker(path / "data", path / "broker.log", settings=QUICK, shards=SHARDS)
+    try:
+        yield running.start()
+        running.stop()
+    finally:
+        running.close()
     assert running.log_events("error", "critical", "raw") == []
 
 

@@ -9,14 +9,16 @@ import pytest
 
 from tests.clients.broker import RunningBroker
 from tests.clients.group_members import KINDS, join, pump, share
-from tests.clients.test_groups import PARTITIONS, SHARDS, ends, fill, numbers
+from tests.clients.test_groups import PARTITIONS, QUICK, SHARDS, ends, fill, numbers
 from tests.clients.topics import create_topic
 
 
 @pytest.fixture
 def two_shards(tmp_path: Path) -> Iterator[RunningBroker]:
     """A broker of the test's own."""
-    running = RunningBroker(tmp_path / "data", tmp_path / "broker.log", shards=SHARDS)
+    running = RunningBroker(
+        tmp_path / "data", tmp_path / "broker.log", settings=QUICK, shards=SHARDS
+    )
     try:
         yield running.start()
     finally:
@@ -45,10 +47,11 @@ def test_every_client_goes_on_as_a_member_and_from_its_commit_after(
         pump([member], lambda member=member: len(member.got) >= 80, f"{kind} reads")
         member.commit(ends(80), kind)
     crash(broker)
+    everything = set(range(120))
     fill(broker, topic, 80, 40)
     for kind, member in members.items():
-        pump([member], lambda member=member: 119 in numbers(member), f"{kind} goes on", 60)
-        assert set(numbers(member)) == set(range(120))
+        wanted = f"{kind} goes on"
+        pump([member], lambda member=member: set(numbers(member)) == everything, wanted, 60)
         assert member.committed(1) == (20, kind)
         assert share([member], PARTITIONS)
         member.close()
