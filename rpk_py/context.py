@@ -14,7 +14,11 @@ from typing import Any, Final
 
 from kafka_protocol.api_key import ApiKey
 from rpk_py.config import Config
+from rpk_py.groups.classic_values import GroupSettings
+from rpk_py.groups.consumer_values import ConsumerSettings
 from rpk_py.groups.coordinator import GroupCoordinator
+from rpk_py.groups.records import partitions_of, topics_of
+from rpk_py.groups.settings import CoordinatorSettings
 from rpk_py.log_limit import DEBUG_TIMES, LogLimit
 from rpk_py.metadata.replica import MetadataReplica
 from rpk_py.metrics import ShardMetrics
@@ -24,6 +28,29 @@ from rpk_py.turns import Turns
 
 # Handlers count the errors of these where they arise.
 COUNT_THEIR_ERRORS: Final = frozenset({ApiKey.PRODUCE, ApiKey.FETCH})
+
+
+def _group_settings(config: Config) -> CoordinatorSettings:
+    return CoordinatorSettings(
+        classic=GroupSettings(
+            topics_of=topics_of,
+            partitions_of=partitions_of,
+            session_timeout_ms_min=config.group_min_session_timeout_ms,
+            session_timeout_ms_max=config.group_max_session_timeout_ms,
+            initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
+            members_max=config.group_max_size,
+        ),
+        consumer=ConsumerSettings(
+            session_timeout_ms=config.group_consumer_session_timeout_ms,
+            heartbeat_interval_ms=config.group_consumer_heartbeat_interval_ms,
+            members_max=config.group_consumer_max_size,
+        ),
+        offsets_partitions=config.offsets_topic_num_partitions,
+        offsets_bytes=config.offsets_topic_bytes,
+        offsets_retention_ms=config.offsets_retention_minutes * 60_000,
+        expiry_interval_s=config.offsets_retention_check_interval_ms / 1000,
+        metadata_max=config.offset_metadata_max_bytes,
+    )
 
 
 def _told(suppressed: int) -> dict[str, int]:
@@ -66,7 +93,12 @@ class Broker:
         self.static_config = self.config
         self.turns = Turns(self.clock_s, self.config.large_requests_max)
         self.groups = GroupCoordinator(
-            self.config, self.metadata, self.partitions, self.turns, self.loop, self.log
+            _group_settings(self.config),
+            self.metadata,
+            self.partitions,
+            self.turns,
+            self.loop,
+            self.log,
         )
 
     def resume_paused(self) -> None:

@@ -19,15 +19,15 @@ Deviations: regular expressions are matched when topics change, not in the backg
 
 from __future__ import annotations
 
-import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 from kafka_protocol import group_records
 from kafka_protocol.errors import ErrorCode
 from rpk_py.groups.assignors import ASSIGNORS, DEFAULT_ASSIGNOR, Owned, Subscriber
 from rpk_py.groups.classic_values import Leaver
+from rpk_py.groups.consumer_history import ConsumerHistory
 from rpk_py.groups.consumer_members import (
     ConsumerMember,
     MemberState,
@@ -50,49 +50,50 @@ from rpk_py.groups.consumer_values import (
     check_request,
 )
 from rpk_py.groups.subscriptions import Patterns
-from rpk_py.groups.timeline import (
-    Event,
-    EventKind,
-    Timeline,
-    TopicPartition,
-    bounded_text,
-    moves_between,
-)
+from rpk_py.groups.timeline import EventKind, Timeline
 from rpk_py.metadata.state import ClusterState, TopicState
 
 CONSUMER_COMMIT_SINCE = 9  # OffsetCommit versions before it know no member epochs
 
 
 class ConsumerGroup:
-    """One group. Times are epoch ms."""
+    """One group. `new_member_id` gives a member id; times are epoch ms."""
 
-    def __init__(self, group_id: str, settings: ConsumerSettings, now_ms: int) -> None:
+    def __init__(
+        self,
+        group_id: str,
+        settings: ConsumerSettings,
+        new_member_id: Callable[[], str],
+        now_ms: int,
+    ) -> None:
         self.group_id = group_id
         self.settings = settings
         self.epoch = 0
         self.assignment_epoch = 0
         self.members: dict[str, ConsumerMember] = {}
         self.target: dict[str, Owned] = {}
-        self.timeline = Timeline()
+        self._history = ConsumerHistory()
         self.wake_ms: int | None = None
         self.protocol_type = "consumer"
         self.empty_since_ms: int | None = now_ms
         self.is_dead = False
+        self._new_member_id = new_member_id
         self._now_ms = now_ms
         self._static: dict[str, str] = {}
         self._holders: dict[tuple[bytes, int], str] = {}
         self._patterns = Patterns()
         self._metadata_hash = 0
         self._seen_revision = -1
-        self._names: dict[bytes, str] = {}  # of topics, for the history
-        self._rebalance_ms: int | None = None  # since when not everybody is where it should be
-        self._owners: dict[TopicPartition, str] = {}  # when everybody last was
 
     # --- what it is ------------------------------------------------------------------------------
 
     @property
     def is_empty(self) -> bool:
         return not self.members
+
+    @property
+    def timeline(self) -> Timeline:
+        return self._history.timeline
 
     @property
     def is_stable(self) -> bool:
@@ -294,7 +295,7 @@ class ConsumerGroup:
 
     def _join(self, request: HeartbeatRequest) -> tuple[ConsumerMember, Records]:
         """The member of a join, made where it is new."""
-        member_id = request.member_id or str(uuid.uuid4())
+        member_id = request.member_id or self._new_member_id()
         if request.instance_id is not None:
             held = self._static.get(request.instance_id)
             if held is not None:
@@ -408,7 +409,7 @@ class ConsumerGroup:
         self._patterns.match({m.subscribed_regex for m in self.members.values()}, state)
         digest = blake2b(digest_size=8)
         for topic in self._known(state):
-            self._names[topic.topic_id] = topic.name
+            self._history.name(topic.topic_id, topic.name)
             digest.update(topic.topic_id + len(topic.partitions).to_bytes(4, "big"))
         number = int.from_bytes(digest.digest(), "big", signed=True)
         if number == self._metadata_hash and not resubscribes:
@@ -418,9 +419,7 @@ class ConsumerGroup:
 
     def _raise_epoch(self, reason: str) -> Records:
         self.epoch += 1
-        if self._rebalance_ms is None:
-            self._rebalance_ms = self._now_ms
-            self._tell(EventKind.REBALANCE_STARTED, reason=reason)
+        self._history.begin(self._now_ms, self.epoch, reason)
         key = group_records.ConsumerGroupMetadataKey(self.group_id)
         value = group_records.ConsumerGroupMetadataValue(self.epoch, self._metadata_hash)
         return [(key, value)]
@@ -468,27 +467,8 @@ class ConsumerGroup:
 
     def _note_progress(self) -> None:
         """Tell it when everybody is where the target wants it."""
-        if self._rebalance_ms is None or self.state_name not in ("Stable", "Empty"):
-            return
-        owners = {
-            (self._names.get(topic, topic.hex()), index): member.name
-            for member in self.members.values()
-            for topic, index in partitions_in(member.assigned)
-        }
-        count, moves = moves_between(self._owners, owners)
-        duration_ms = self._now_ms - self._rebalance_ms
-        kind = EventKind.STABLE if self.members else EventKind.EMPTY
-        self._rebalance_ms, self._owners = None, owners
-        self.timeline.add(
-            Event(
-                self._now_ms,
-                kind,
-                self.epoch,
-                duration_ms=duration_ms,
-                moved_count=count,
-                moves=moves,
-            )
-        )
+        if self._history.rebalancing and self.state_name in ("Stable", "Empty"):
+            self._history.end(self._now_ms, self.epoch, self.members.values())
 
     # --- leaving ---------------------------------------------------------------------------------
 
@@ -581,15 +561,4 @@ class ConsumerGroup:
         reason: str = "",
         duration_ms: int = -1,
     ) -> None:
-        self.timeline.add(
-            Event(
-                self._now_ms,
-                kind,
-                self.epoch,
-                member.name if member else "",
-                member.client_id if member else "",
-                member.client_host if member else "",
-                bounded_text(reason),
-                duration_ms,
-            )
-        )
+        self._history.tell(self._now_ms, kind, self.epoch, member, reason, duration_ms)

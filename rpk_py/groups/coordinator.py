@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import Any, Final
 
 from kafka_protocol.errors import ErrorCode
-from rpk_py.config import Config
 from rpk_py.groups.classic_values import (
     JoinReply,
     JoinRequest,
@@ -30,6 +29,7 @@ from rpk_py.groups.consumer_values import HeartbeatReply, HeartbeatRequest
 from rpk_py.groups.group import Group, GroupFactory
 from rpk_py.groups.group_log import GroupLog
 from rpk_py.groups.offsets import CommitRequest, missing_group_error
+from rpk_py.groups.settings import CoordinatorSettings
 from rpk_py.groups.timeline import TopicPartition
 from rpk_py.metadata.replica import MetadataReplica
 from rpk_py.metadata.requests import TopicSpec
@@ -52,14 +52,14 @@ class GroupCoordinator:
 
     def __init__(
         self,
-        config: Config,
+        settings: CoordinatorSettings,
         replica: MetadataReplica,
         partitions: PartitionTable,
         turns: Turns,
         loop: asyncio.AbstractEventLoop,
         log: Any,
     ) -> None:
-        self._config = config
+        self._settings = settings
         self._replica = replica
         self._partitions = partitions
         self._turns = turns
@@ -67,7 +67,7 @@ class GroupCoordinator:
         self._log = log
         self._logs: dict[int, GroupLog] = {}
         self._tasks = Tasks(lambda error: log.error("a group task failed", reason=repr(error)))
-        self._factory = GroupFactory(config, replica.state, loop, self._tasks.spawn)
+        self._factory = GroupFactory(settings, replica.state, loop, self._tasks.spawn)
         self._creating: asyncio.Task[None] | None = None
         self.commits = 0  # partitions whose offset was committed
         self.load_seconds = 0.0
@@ -97,10 +97,10 @@ class GroupCoordinator:
             self._creating = self._tasks.spawn(self._create_offsets_topic())
 
     async def _create_offsets_topic(self) -> None:
-        segment_bytes = max(self._config.offsets_topic_bytes // _SEGMENTS_OF_A_LOG, 64 * 1024)
+        segment_bytes = max(self._settings.offsets_bytes // _SEGMENTS_OF_A_LOG, 64 * 1024)
         spec = TopicSpec(
             OFFSETS_TOPIC,
-            self._config.offsets_topic_num_partitions,
+            self._settings.offsets_partitions,
             configs=[
                 ("cleanup.policy", "compact"),
                 ("compression.type", "producer"),
@@ -170,7 +170,7 @@ class GroupCoordinator:
         self, group_id: str, request: JoinRequest, answer: Callable[[JoinReply], None]
     ) -> None:
         """JoinGroup."""
-        error = join_refusal(group_id, request.session_timeout_ms, self._factory.classic_settings)
+        error = join_refusal(group_id, request.session_timeout_ms, self._settings.classic)
         group = error or self._find_to_join(group_id, request.member_id == "")
         if isinstance(group, ErrorCode):
             if group is ErrorCode.GROUP_ID_NOT_FOUND:
@@ -395,7 +395,7 @@ class GroupCoordinator:
                 log.close(ErrorCode.NOT_COORDINATOR)
             if partition is not None:
                 log = self._logs[index] = GroupLog(
-                    partition, self._config, self._factory, self._turns, self._loop, self._log
+                    partition, self._factory, self._turns, self._loop, self._log
                 )
                 self._tasks.spawn(self._load(log))
 
@@ -414,7 +414,7 @@ class GroupCoordinator:
 
     async def _expire(self) -> None:
         while True:
-            await asyncio.sleep(self._config.offsets_retention_check_interval_ms / 1000)
+            await asyncio.sleep(self._settings.expiry_interval_s)
             for group in self.groups():
                 if group.log.groups.get(group.group_id) is not group:
                     continue  # it went while this gave way

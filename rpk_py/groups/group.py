@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kafka_protocol import group_records
 from kafka_protocol.errors import ErrorCode
-from rpk_py.config import Config
 from rpk_py.groups.classic import ClassicGroup, load_group
-from rpk_py.groups.classic_values import Effects, GroupSettings
+from rpk_py.groups.classic_values import Effects
 from rpk_py.groups.classic_view import CLASSIC_TYPE
 from rpk_py.groups.consumer import ConsumerGroup
-from rpk_py.groups.consumer_values import ConsumerSettings, Records
+from rpk_py.groups.consumer_values import Records
 from rpk_py.groups.offsets import OffsetRecord, Offsets, Owner
 from rpk_py.groups.records import (
     KeyValue,
@@ -33,9 +32,8 @@ from rpk_py.groups.records import (
     encode_group,
     encode_offset,
     encode_records,
-    partitions_of,
-    topics_of,
 )
+from rpk_py.groups.settings import CoordinatorSettings
 from rpk_py.groups.timeline import Event, EventKind, Timeline
 from rpk_py.metadata.state import ClusterState
 
@@ -52,30 +50,17 @@ class GroupFactory:
 
     def __init__(
         self,
-        config: Config,
+        settings: CoordinatorSettings,
         state: ClusterState,
         loop: asyncio.AbstractEventLoop,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
-        self.config = config
+        self.settings = settings
         self.state = state
         self.loop = loop
         self.spawn = spawn
         self.rebalances = 0
         self._now_ms = 0
-        self.classic_settings = GroupSettings(
-            topics_of=topics_of,
-            partitions_of=partitions_of,
-            session_timeout_ms_min=config.group_min_session_timeout_ms,
-            session_timeout_ms_max=config.group_max_session_timeout_ms,
-            initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
-            members_max=config.group_max_size,
-        )
-        self.consumer_settings = ConsumerSettings(
-            session_timeout_ms=config.group_consumer_session_timeout_ms,
-            heartbeat_interval_ms=config.group_consumer_heartbeat_interval_ms,
-            members_max=config.group_consumer_max_size,
-        )
 
     def make(self, group_id: str, log: GroupLog) -> Group:
         """A group that is not there yet, of the classic protocol and without members."""
@@ -88,7 +73,11 @@ class GroupFactory:
 
     def classic(self, group_id: str) -> ClassicGroup:
         """An empty group of the classic protocol."""
-        return ClassicGroup(group_id, self.classic_settings, new_member_id, self.now_ms())
+        return ClassicGroup(group_id, self.settings.classic, new_member_id, self.now_ms())
+
+    def consumer(self, group_id: str) -> ConsumerGroup:
+        """An empty group of the consumer protocol."""
+        return ConsumerGroup(group_id, self.settings.consumer, new_member_id, self.now_ms())
 
     def note(self, events: list[Event]) -> None:
         """Count what metrics tell."""
@@ -121,7 +110,7 @@ class Group:
         self.log = log
         self.classic: ClassicGroup | None = factory.classic(group_id)
         self.consumer: ConsumerGroup | None = None
-        self.offsets = Offsets(factory.config.offset_metadata_max_bytes)
+        self.offsets = Offsets(factory.settings.metadata_max)
         self._factory = factory
         self._recorded: dict[bytes, bytes] = {}  # the durable records of the group itself
         self._in_flight: dict[bytes, int] = {}  # records on their way, by key
@@ -285,9 +274,7 @@ class Group:
         assert self.classic.core.is_empty
         self.classic.unload(self._factory.now_ms())
         self.classic = None
-        self.consumer = ConsumerGroup(
-            self.group_id, self._factory.consumer_settings, self._factory.now_ms()
-        )
+        self.consumer = self._factory.consumer(self.group_id)
         key = group_records.GroupMetadataKey(self.group_id)
         encoded = group_records.encode_key(key)
         there = encoded in self._recorded or encoded in self._in_flight
@@ -323,16 +310,14 @@ class Group:
             self.classic = load_group(
                 self.group_id,
                 decode_group(value),
-                factory.classic_settings,
+                factory.settings.classic,
                 new_member_id,
                 factory.now_ms(),
             )
             return
         if self.consumer is None:
             self.classic = None
-            self.consumer = ConsumerGroup(
-                self.group_id, self._factory.consumer_settings, self._factory.now_ms()
-            )
+            self.consumer = self._factory.consumer(self.group_id)
         self.consumer.replay(key, value)
 
     def start_loaded(self) -> None:
@@ -360,7 +345,7 @@ class Group:
 
     def expire(self, now_ms: int) -> bool:
         """Give up what has expired; whether nothing is left of the group, so that it may go."""
-        retention_ms = self._factory.config.offsets_retention_minutes * 60_000
+        retention_ms = self._factory.settings.offsets_retention_ms
         records = self.offsets.plan_expired(self.owner, now_ms, retention_ms)
         if records:
             self.write_offsets(records, _nothing)

@@ -22,7 +22,6 @@ from typing import Any, Final, TypeAlias
 from kafka_protocol import group_records
 from kafka_protocol.errors import DecodeError, ErrorCode
 from kafka_protocol.record_batch import build_batch, iter_batches, iter_records, parse_header
-from rpk_py.config import Config
 from rpk_py.groups.group import Group, GroupFactory
 from rpk_py.groups.records import KeyValue
 from rpk_py.partition import Partition
@@ -53,7 +52,6 @@ class GroupLog:
         "_size_after",
         "_turns",
         "_unknown",
-        "config",
         "error",
         "factory",
         "groups",
@@ -66,14 +64,12 @@ class GroupLog:
     def __init__(
         self,
         partition: Partition,
-        config: Config,
         factory: GroupFactory,
         turns: Turns,
         loop: asyncio.AbstractEventLoop,
         log: Any,
     ) -> None:
         self.partition = partition
-        self.config = config
         self.factory = factory
         self.log = log
         self.groups: dict[str, Group] = {}
@@ -261,7 +257,7 @@ class GroupLog:
         if self._rewriting or self.loading or self.error or log is None:
             return
         grown = log.size_bytes - self._size_after
-        if grown > max(self.config.offsets_topic_bytes, self._size_after):
+        if grown > max(self.factory.settings.offsets_bytes, self._size_after):
             self._rewriting = True
             self.factory.spawn(self.rewrite())
 

@@ -120,6 +120,31 @@ EVENTS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "see the reason; remove recycle/<node id> of shards that are no more",
         ),
     },
+    "Consumer groups": {
+        "groups loaded": ("this shard coordinates the groups of a partition from now on", ""),
+        "groups rewritten": (
+            "what is in force of a partition of __consumer_offsets was written anew, which bounds"
+            " its log",
+            "",
+        ),
+        "groups cannot be loaded": (
+            "clients of the groups of a partition of __consumer_offsets find no coordinator",
+            "see the reason; the partition is damaged, or its disk fails",
+        ),
+        "groups cannot be rewritten": (
+            "the log of a partition of __consumer_offsets goes on growing",
+            "see the reason; it is tried again",
+        ),
+        "a group record is left alone": (
+            "a record of __consumer_offsets cannot be read; it is kept as it is",
+            "see who wrote it",
+        ),
+        "a group task failed": ("an exception that nobody foresaw", "report the reason"),
+        "the topic of committed offsets cannot be created": (
+            "groups have no coordinator; the next client has it tried again",
+            "see the reason",
+        ),
+    },
     "Shards": {
         "a shard is ready": ("it serves; the first time the banner says so", ""),
         "a shard ended": ("at a stop, with that exit code", ""),
