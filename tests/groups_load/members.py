@@ -184,36 +184,34 @@ class Account:
         self._tell("left", time.monotonic_ns())
 
 
-def run_confluent(job: Job, stop: Event) -> None:
-    """confluent-kafka: classic with the cooperative assignor, or group.protocol=consumer."""
-    account = Account(job)
+def _confluent_config(job: Job) -> dict[str, Any]:
     if job.client == "confluent-consumer":
-        config: dict[str, Any] = {"group.protocol": "consumer"}
+        protocol: dict[str, Any] = {"group.protocol": "consumer"}
     else:
-        config = {
+        protocol = {
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": SESSION_MS,
             "heartbeat.interval.ms": HEARTBEAT_MS,
         }
+    return {
+        **protocol,
+        "bootstrap.servers": job.servers,
+        "group.id": job.group,
+        "auto.offset.reset": "earliest",
+        "enable.auto.commit": False,
+        "max.poll.interval.ms": REBALANCE_MS,
+        "socket.timeout.ms": REQUEST_MS_MAX,
+        "reconnect.backoff.max.ms": BACKOFF_MS_MAX,
+        "fetch.wait.max.ms": job.fetch_wait_ms,
+        "fetch.min.bytes": 16 * 1024,
+        "error_cb": lambda error: logging.warning("client: %s", error),
+    }
 
-    def on_error(error: confluent_kafka.KafkaError) -> None:
-        logging.warning("client: %s", error)
 
-    consumer = confluent_kafka.Consumer(
-        {
-            **config,
-            "bootstrap.servers": job.servers,
-            "group.id": job.group,
-            "auto.offset.reset": "earliest",
-            "enable.auto.commit": False,
-            "max.poll.interval.ms": REBALANCE_MS,
-            "socket.timeout.ms": REQUEST_MS_MAX,
-            "reconnect.backoff.max.ms": BACKOFF_MS_MAX,
-            "fetch.wait.max.ms": job.fetch_wait_ms,
-            "fetch.min.bytes": 16 * 1024,
-            "error_cb": on_error,
-        }
-    )
+def run_confluent(job: Job, stop: Event) -> None:
+    """confluent-kafka: classic with the cooperative assignor, or group.protocol=consumer."""
+    account = Account(job)
+    consumer = confluent_kafka.Consumer(_confluent_config(job))
 
     def commit() -> None:
         sent_ns = account.committing()
