@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check fmt bench soak fuzz clean uring
+.PHONY: help run test check fmt bench soak groups fuzz clean uring
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 14
@@ -36,11 +36,14 @@ fmt: $(VENV)/.dev ## format, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev ## measure: BENCH=broker (default), shards, abuse, codec or disk_write
+bench: $(VENV)/.dev ## measure: BENCH=broker (default), shards, abuse, groups, codec or disk_write
 	$(BIN)/python -m bench.$(BENCH) $(ARGS)
 
 soak: $(VENV)/.dev ## real clients on 4 shards under kill -9 for 5 minutes: ARGS='--seconds 600 --seed 7'
 	$(BIN)/python -m tests.crash.soak $(ARGS)
+
+groups: $(VENV)/.dev ## consumer groups of every client whose members and shards die, for 5 minutes: ARGS='--seed 7'
+	$(BIN)/python -m tests.groups_load $(ARGS)
 
 fuzz: $(VENV)/.dev ## a million hostile inputs in two processes: ARGS='--seconds 3600 --target produce'
 	$(BIN)/python -m tests.fuzz $(ARGS)
