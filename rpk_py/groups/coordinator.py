@@ -255,6 +255,9 @@ class GroupCoordinator:
         self, group_id: str, request: HeartbeatRequest, answer: Callable[[HeartbeatReply], None]
     ) -> None:
         """ConsumerGroupHeartbeat."""
+        if not group_id:
+            answer(HeartbeatReply(ErrorCode.INVALID_REQUEST, "GroupId can't be empty."))
+            return
         group = self._find_to_join(group_id, request.member_epoch == 0)
         if isinstance(group, ErrorCode):
             message = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.hostile import rows_batches, rows_bulk, rows_data, rows_frames, rows_topics
+from tests.hostile import rows_batches, rows_bulk, rows_data, rows_frames, rows_groups, rows_topics
 from tests.hostile.table import Row
 
 ROWS: list[Row] = [
@@ -10,6 +10,7 @@ ROWS: list[Row] = [
     *rows_batches.ROWS,
     *rows_data.ROWS,
     *rows_topics.ROWS,
+    *rows_groups.ROWS,
     *rows_bulk.ROWS,
 ]
 

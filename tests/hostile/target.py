@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from kafka_protocol.frame import decode_response, encode_request
+from kafka_protocol.group_records import ConsumerProtocolSubscription, encode_subscription
+from kafka_protocol.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest
 from kafka_protocol.messages.create_topics import (
     CreatableTopic,
     CreatableTopicConfig,
@@ -21,7 +23,9 @@ from kafka_protocol.messages.create_topics import (
 )
 from kafka_protocol.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
 from kafka_protocol.messages.fetch import FetchPartition, FetchRequest, FetchTopic
+from kafka_protocol.messages.find_coordinator import FindCoordinatorRequest
 from kafka_protocol.messages.init_producer_id import InitProducerIdRequest
+from kafka_protocol.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol
 from kafka_protocol.messages.list_offsets import (
     ListOffsetsPartition,
     ListOffsetsRequest,
@@ -29,12 +33,14 @@ from kafka_protocol.messages.list_offsets import (
 )
 from kafka_protocol.messages.metadata import MetadataRequest, MetadataRequestTopic
 from kafka_protocol.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
+from kafka_protocol.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment
 from kafka_protocol.record_batch import build_batch
 from kafka_protocol.schema import info_of
 
 DEADLINE_S = 2.0  # by which everything hostile is answered or closed
 SETUP_S = 30.0
 FIRST_MS = 1_700_000_000_000
+SESSION_MS = 60_000
 HELD_RECORDS = 6  # in partition `here` of the topic: two batches
 
 
@@ -53,6 +59,14 @@ class Topic(NamedTuple):
     leader_epoch: int
     elsewhere_leader: int
     elsewhere_epoch: int
+
+
+class Member(NamedTuple):
+    """A member of a group; its generation, or epoch."""
+
+    group: str
+    member_id: str
+    generation: int
 
 
 class Socket:
@@ -204,6 +218,53 @@ class Target:
         part = self._good.ask(wanted, 9).responses[0].partition_responses[0]
         assert part.error_code == 0, part
         return int(part.base_offset)
+
+    def new_group(self) -> str:
+        """A group that nobody has used, and that the bootstrap node coordinates."""
+        deadline = time.monotonic() + SETUP_S
+        while True:
+            name = self.new_name("group")
+            answer = self._good.ask(FindCoordinatorRequest(coordinator_keys=[name]), 4)
+            found = answer.coordinators[0]
+            if not found.error_code and found.node_id == self.node_id:
+                return name
+            assert time.monotonic() < deadline, f"no group for node {self.node_id}: {found}"
+
+    def join(self, instance_id: str | None = None) -> Member:
+        """A member, the only one and stable, of a new classic group that reads the topic."""
+        group = self.new_group()
+        subscription = encode_subscription(ConsumerProtocolSubscription([self.topic.name]))
+        wanted = JoinGroupRequest(
+            group,
+            SESSION_MS,
+            SESSION_MS,
+            "",
+            instance_id,
+            "consumer",
+            [JoinGroupRequestProtocol("range", subscription)],
+        )
+        joined = self._good.ask(wanted, 5)
+        if joined.error_code:  # it was given an id
+            wanted.member_id = joined.member_id
+            joined = self._good.ask(wanted, 5)
+        assert joined.error_code == 0, joined
+        assigned = [SyncGroupRequestAssignment(joined.member_id, b"")]
+        sync = SyncGroupRequest(
+            group, joined.generation_id, joined.member_id, instance_id, None, None, assigned
+        )
+        answer = self._good.ask(sync, 4)
+        assert answer.error_code == 0, answer
+        return Member(group, joined.member_id, joined.generation_id)
+
+    def join_consumer(self, instance_id: str | None = None) -> Member:
+        """The only member of a new group of the consumer protocol."""
+        group, member_id = self.new_group(), self.new_name("member")
+        wanted = ConsumerGroupHeartbeatRequest(
+            group, member_id, 0, instance_id, None, SESSION_MS, [self.topic.name], None, None, []
+        )
+        joined = self._good.ask(wanted, 1)
+        assert joined.error_code == 0, joined
+        return Member(group, member_id, joined.member_epoch)
 
     def try_append(self, topic: Topic, batch: bytes) -> None:
         """Produce a batch that a broker may refuse, or may never say anything of."""
