@@ -217,7 +217,9 @@ class GroupCoordinator:
         """LeaveGroup, of either protocol: an administrator removes static members by it."""
         group = self._find_member(group_id)
         now_ms = self._factory.now_ms()
-        if isinstance(group, ErrorCode):
+        if group is ErrorCode.UNKNOWN_MEMBER_ID:
+            answer(LeaveReply(ErrorCode.NONE, tuple((leaver, group) for leaver in leavers)))
+        elif isinstance(group, ErrorCode):
             answer(LeaveReply(group))
         elif group.classic is not None:
             group.run(group.classic.leave(answer, leavers, now_ms))

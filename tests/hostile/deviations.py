@@ -15,7 +15,7 @@ from tests.hostile.rows_data import ANSWERED as OFFSET
 from tests.hostile.rows_data import FETCHED
 from tests.hostile.rows_topics import DELETED as CHANGED
 from tests.hostile.rows_topics import RESULT, TOPIC_ERROR
-from tests.hostile.table import HANG, Expect, answer
+from tests.hostile.table import CLOSE, HANG, Expect, answer
 
 
 class Deviation(NamedTuple):
@@ -127,6 +127,15 @@ DEVIATIONS: dict[str, Deviation] = {
     "the end of epoch -2": Deviation(
         answer(OFFSET, 0, **{"topics.0.partitions.0.end_offset": 0}),
         "an epoch that cannot be; Kafka takes it for one whose records are gone",
+    ),
+    # -- groups --------------------------------------------------------------------------------
+    **_all(
+        [
+            "OffsetCommit of a topic id that is not there",
+            "OffsetFetch of a topic id that is not there",
+        ],
+        CLOSE,
+        "Kafka 4.1 does not serve these versions yet",
     ),
     # -- limits --------------------------------------------------------------------------------
     **_all(

@@ -156,6 +156,13 @@ _JOINS = [
         protocols=[JoinGroupRequestProtocol("of its own", b"")],
     ),
     _join(
+        "in a group whose members speak the consumer protocol, of another type",
+        lambda target: target.join_consumer()._replace(member_id=""),
+        ErrorCode.INCONSISTENT_GROUP_PROTOCOL,
+        _MANAGER,
+        protocol_type="connect",
+    ),
+    _join(
         "under another's instance id",
         fenced,
         ErrorCode.FENCED_INSTANCE_ID,
@@ -252,7 +259,7 @@ _LEAVES = [
         "LeaveGroup of a group that is not there",
         lambda target: leave(outsider(target)),
         5,
-        answer(ERROR, ErrorCode.UNKNOWN_MEMBER_ID),
+        answer("members.0.error_code", ErrorCode.UNKNOWN_MEMBER_ID, error_code=0),
         _MANAGER,
     ),
     _row(
