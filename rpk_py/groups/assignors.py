@@ -15,11 +15,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
+from heapq import heappush, heapreplace
 from typing import Final, TypeAlias
 
 Owned: TypeAlias = dict[bytes, frozenset[int]]
 """Partitions by topic id; no topic is there without a partition."""
+
+Partition: TypeAlias = tuple[bytes, int]
+"""Topic id, index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ def uniform(members: Mapping[str, Subscriber], counts: Mapping[bytes, int]) -> d
     """
     if not members:
         return {}
-    kept: dict[str, list[tuple[bytes, int]]] = {}
+    kept: dict[str, list[Partition]] = {}
     free = {
         (topic, index)
         for topic in set().union(*(m.topic_ids for m in members.values()))
@@ -66,64 +69,85 @@ def uniform(members: Mapping[str, Subscriber], counts: Mapping[bytes, int]) -> d
             wanted = wanted[:most]
         free.difference_update(wanted)
         kept[member_id] = wanted
-    _give(members, kept, sorted(free))
+    loads = _Loads(members, kept)
+    _give(loads, kept, sorted(free))
     if not is_homogeneous:
-        _balance(members, kept)
+        _balance(loads, kept)
     return {member_id: _grouped(have) for member_id, have in kept.items()}
 
 
-def _give(
-    members: Mapping[str, Subscriber],
-    kept: dict[str, list[tuple[bytes, int]]],
-    free: list[tuple[bytes, int]],
-) -> None:
-    """Each free partition to the subscriber with the fewest."""
-    heaps: dict[bytes, list[tuple[int, str]]] = {}
-    shared: dict[frozenset[bytes], list[tuple[int, str]]] = {}
-    subscriptions = {m.topic_ids for m in members.values()}
-    for topic, index in free:
-        heap = heaps.get(topic)
-        if heap is None:
-            # Where all subscribe to the same, one heap serves all topics.
-            key = next(iter(subscriptions)) if len(subscriptions) == 1 else frozenset({topic})
-            heap = shared.get(key)
+class _Loads:
+    """How many partitions each member has, and who of a topic's subscribers has the fewest.
+
+    Topics with the same subscribers share a heap. An entry that is too low is put right when it
+    comes up; a member that gives a partition away is pushed once more, so none is too high.
+    """
+
+    def __init__(self, members: Mapping[str, Subscriber], kept: Mapping[str, list[Partition]]):
+        self.sizes = {member_id: len(have) for member_id, have in kept.items()}
+        self._heap_of: dict[bytes, list[tuple[int, str]]] = {}
+        self._heaps_with: dict[str, list[list[tuple[int, str]]]] = defaultdict(list)
+        subscribers: dict[bytes, list[str]] = defaultdict(list)
+        for member_id in sorted(members):
+            for topic in members[member_id].topic_ids:
+                subscribers[topic].append(member_id)
+        shared: dict[tuple[str, ...], list[tuple[int, str]]] = {}
+        for topic, takers in subscribers.items():
+            heap = shared.get(key := tuple(takers))
             if heap is None:
-                heap = [(len(kept[m]), m) for m, s in members.items() if topic in s.topic_ids]
-                heapify(heap)
-                shared[key] = heap
-            heaps[topic] = heap
-        while True:
-            size, member_id = heappop(heap)
-            if size == len(kept[member_id]):
-                break
-            heappush(heap, (len(kept[member_id]), member_id))  # it got one by another topic
-        kept[member_id].append((topic, index))
-        heappush(heap, (size + 1, member_id))
+                heap = shared[key] = sorted((self.sizes[m], m) for m in takers)
+                for member_id in takers:
+                    self._heaps_with[member_id].append(heap)
+            self._heap_of[topic] = heap
+
+    def fewest(self, topic: bytes) -> str:
+        heap = self._heap_of[topic]
+        while heap[0][0] != self.sizes[heap[0][1]]:
+            heapreplace(heap, (self.sizes[heap[0][1]], heap[0][1]))
+        return heap[0][1]
+
+    def gave(self, member_id: str) -> None:
+        """A member has one less."""
+        self.sizes[member_id] -= 1
+        for heap in self._heaps_with[member_id]:
+            heappush(heap, (self.sizes[member_id], member_id))
 
 
-def _balance(members: Mapping[str, Subscriber], kept: dict[str, list[tuple[bytes, int]]]) -> None:
-    """Move partitions from those who have many to those who have few, while that helps."""
-    subscribers: dict[bytes, list[str]] = defaultdict(list)
-    for member_id, member in members.items():
-        for topic in member.topic_ids:
-            subscribers[topic].append(member_id)
+def _give(loads: _Loads, kept: dict[str, list[Partition]], free: list[Partition]) -> None:
+    """Each free partition to the subscriber with the fewest."""
+    for partition in free:
+        member_id = loads.fewest(partition[0])
+        kept[member_id].append(partition)
+        loads.sizes[member_id] += 1
+
+
+def _balance(loads: _Loads, kept: dict[str, list[Partition]]) -> None:
+    """Move partitions from those who have many to those who have few, while that helps.
+
+    It ends: each move makes the sum of the squares of all sizes smaller.
+    """
     moved = True
     while moved:
         moved = False
         for giver in sorted(kept, key=lambda m: (-len(kept[m]), m)):
-            for partition in list(kept[giver]):
-                taker = min(subscribers[partition[0]], key=lambda m: (len(kept[m]), m))
-                if len(kept[taker]) + 1 < len(kept[giver]):
-                    kept[giver].remove(partition)
+            stays: list[Partition] = []
+            for partition in kept[giver]:
+                taker = loads.fewest(partition[0])
+                if loads.sizes[taker] + 1 < loads.sizes[giver]:
                     kept[taker].append(partition)
+                    loads.sizes[taker] += 1
+                    loads.gave(giver)
                     moved = True
+                else:
+                    stays.append(partition)
+            kept[giver] = stays
 
 
 def range_(members: Mapping[str, Subscriber], counts: Mapping[bytes, int]) -> dict[str, Owned]:
     """Of every topic a run of partitions for each subscriber, in the order of instance or member
     ids; the first ones get one more where it does not come out even."""
     target: dict[str, Owned] = {member_id: {} for member_id in members}
-    order = sorted(members, key=lambda m: (members[m].instance_id is None, _name(members, m)))
+    order = sorted(members, key=lambda m: (members[m].instance_id is None, _name(members, m), m))
     for topic in sorted(counts):
         takers = [m for m in order if topic in members[m].topic_ids]
         if not takers:
@@ -142,7 +166,7 @@ def _name(members: Mapping[str, Subscriber], member_id: str) -> str:
     return members[member_id].instance_id or member_id
 
 
-def _grouped(partitions: list[tuple[bytes, int]]) -> Owned:
+def _grouped(partitions: list[Partition]) -> Owned:
     by_topic: dict[bytes, set[int]] = {}
     for topic, index in partitions:
         by_topic.setdefault(topic, set()).add(index)
