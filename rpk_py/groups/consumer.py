@@ -168,17 +168,25 @@ class ConsumerGroup:
         return ErrorCode.STALE_MEMBER_EPOCH if stale else ErrorCode.NONE
 
     def leave(self, leavers: Sequence[Leaver], now_ms: int) -> tuple[list[ErrorCode], Records]:
-        """LeaveGroup: an administrator removes static members; others leave by heartbeats."""
+        """LeaveGroup, by which an administrator removes members; they leave by heartbeats.
+
+        Source: GroupMetadataManager.classicGroupLeaveToConsumerGroup.
+        """
         self._now_ms = now_ms
         errors: list[ErrorCode] = []
         records: Records = []
         for leaver in leavers:
-            member_id = self._static.get(leaver.instance_id or "")
-            if leaver.member_id or member_id is None:
+            member_id = leaver.member_id
+            if leaver.instance_id is not None:
+                member_id = self._static.get(leaver.instance_id, "")
+            member = self.members.get(member_id)
+            if member is None:
                 errors.append(ErrorCode.UNKNOWN_MEMBER_ID)
-                continue
-            errors.append(ErrorCode.NONE)
-            records += self._remove(self.members[member_id], EventKind.LEFT, leaver.reason)
+            elif leaver.member_id not in ("", member_id):
+                errors.append(ErrorCode.FENCED_INSTANCE_ID)
+            else:
+                errors.append(ErrorCode.NONE)
+                records += self._remove(member, EventKind.LEFT, leaver.reason)
         return errors, records + (self._raise_epoch("members left") if records else [])
 
     # --- the clock, the log, the end -------------------------------------------------------------
@@ -272,7 +280,7 @@ class ConsumerGroup:
         target = self.target.get(member.member_id, {})
         if self._reconcile(member, target, request):
             records.append(self._assignment_of(member))
-            self._expect_revocation(member)
+            self._expect_revocation(member)  # anew, where it is asked for more
         self._expect_heartbeat(member)
         self._note_progress()
         full = joins or (
@@ -302,6 +310,10 @@ class ConsumerGroup:
                 return self._take_over(request.instance_id, held, member_id)
         member = self.members.get(member_id)
         if member is not None:
+            if request.instance_id not in (None, member.instance_id):
+                self._static.pop(member.instance_id or "", None)
+                self._static[request.instance_id] = member_id
+                member.instance_id = request.instance_id
             return member, []
         if len(self.members) >= self.settings.members_max:
             raise Refused(
@@ -327,7 +339,12 @@ class ConsumerGroup:
                 f"Static member {member_id} with instance id {instance_id} cannot join the group "
                 f"because the instance id is owned by {old_id} member.",
             )
-        records = self._forget(old) if old_id != member_id else []
+        records: Records = []
+        if old_id != member_id:
+            if (other := self.members.get(member_id)) is not None:  # it was another one so far
+                records += self._remove(other, EventKind.LEFT, f"is {instance_id} now")
+                records += self._raise_epoch("members left")
+            records += self._forget(old)
         target = self.target.pop(old_id, {})
         del self.members[old_id]
         old.member_id, old.member_epoch, old.previous_epoch = member_id, 0, 0
@@ -546,7 +563,7 @@ class ConsumerGroup:
         """A member that has to give up partitions has its rebalance timeout for it."""
         if member.state is not MemberState.UNREVOKED_PARTITIONS:
             member.revoke_deadline_ms = None
-        elif member.revoke_deadline_ms is None:
+        else:
             member.revoke_deadline_ms = self._now_ms + max(member.rebalance_timeout_ms, 0)
             self._wake_by(member.revoke_deadline_ms)
 

@@ -123,6 +123,9 @@ def reconcile(
         return False
     if member.state is MemberState.UNREVOKED_PARTITIONS and _has(owned, member.revoking):
         return False  # it has yet to give them up
+    # Who has given up what it was asked for is an epoch further, also where it is asked for more.
+    gave_up = member.state is MemberState.UNREVOKED_PARTITIONS
+    epoch = member.member_epoch + 1 if gave_up else member.member_epoch
     before = (member.member_epoch, member.state, member.assigned, member.revoking)
     assigned: Owned = {}
     revoking: Owned = {}
@@ -139,10 +142,11 @@ def reconcile(
         member.state = MemberState.UNREVOKED_PARTITIONS
         member.assigned, member.revoking = assigned, revoking
     else:
+        epoch = target_epoch
         member.state = MemberState.UNRELEASED_PARTITIONS if waits else MemberState.STABLE
         member.assigned, member.revoking = merged(assigned, coming), {}
-        if member.member_epoch != target_epoch:
-            member.previous_epoch, member.member_epoch = member.member_epoch, target_epoch
+    if member.member_epoch != epoch:
+        member.previous_epoch, member.member_epoch = member.member_epoch, epoch
     return before != (member.member_epoch, member.state, member.assigned, member.revoking)
 
 
