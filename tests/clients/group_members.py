@@ -302,14 +302,21 @@ def join(
 def pump(
     members: Sequence[Any], condition: Callable[[], object], what: str, timeout_s: float = 20.0
 ) -> None:
-    """Poll the members in turn until something is true. Raises AssertionError."""
+    """Poll the members in turn until something is true.
+
+    Raises: AssertionError  with what did not happen, and how the members stand
+    """
 
     def step() -> bool:
         for member in members:
             member.poll()
         return bool(condition())
 
-    wait_until(step, what, timeout_s)
+    try:
+        wait_until(step, what, timeout_s)
+    except AssertionError as error:
+        stand = [(one.owned, one.given, len(one.got)) for one in members]
+        raise AssertionError(f"{error}; members (owned, given, got): {stand}") from None
 
 
 def share(members: Sequence[Any], partitions: int) -> bool:
