@@ -314,6 +314,8 @@ class ConsumerGroup:
                 self._static.pop(member.instance_id or "", None)
                 self._static[request.instance_id] = member_id
                 member.instance_id = request.instance_id
+                key = group_records.ConsumerGroupMemberMetadataKey(self.group_id, member_id)
+                return member, [(key, member.metadata_record())]
             return member, []
         if len(self.members) >= self.settings.members_max:
             raise Refused(
@@ -420,7 +422,8 @@ class ConsumerGroup:
 
     def _follow_topics(self, state: ClusterState, resubscribes: bool) -> Records:
         """Raise the epoch if what members subscribe to is another thing than before."""
-        if not resubscribes and self._seen_revision == state.revision:
+        is_raised = self.epoch > self.assignment_epoch and not resubscribes
+        if self._seen_revision == state.revision and not (is_raised or resubscribes):
             return []
         self._seen_revision = state.revision
         self._patterns.match({m.subscribed_regex for m in self.members.values()}, state)
@@ -432,14 +435,20 @@ class ConsumerGroup:
         if number == self._metadata_hash and not resubscribes:
             return []
         self._metadata_hash = number
+        if is_raised:  # members have gone: their topics go with the epoch that they raised
+            return [self._metadata()]
         return self._raise_epoch("subscriptions changed" if resubscribes else "topics changed")
 
     def _raise_epoch(self, reason: str) -> Records:
         self.epoch += 1
         self._history.begin(self._now_ms, self.epoch, reason)
-        key = group_records.ConsumerGroupMetadataKey(self.group_id)
-        value = group_records.ConsumerGroupMetadataValue(self.epoch, self._metadata_hash)
-        return [(key, value)]
+        return [self._metadata()]
+
+    def _metadata(self) -> tuple[group_records.Key, group_records.Value]:
+        return (
+            group_records.ConsumerGroupMetadataKey(self.group_id),
+            group_records.ConsumerGroupMetadataValue(self.epoch, self._metadata_hash),
+        )
 
     def _assign(self, state: ClusterState) -> Records:
         """Make the target of the group's epoch, if that has grown."""

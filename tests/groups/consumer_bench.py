@@ -53,9 +53,11 @@ class Bench:
         self.state = ClusterState()
         self.ids = {name: set_topic(self.state, name, size) for name, size in topics.items()}
         self.log: dict[bytes, tuple[group_records.Key, group_records.Value]] = {}
+        self.written: Records = []  # all of them, in order
         self.group = ConsumerGroup("g", settings, self.new_id, self.now_ms)
 
     def write(self, records: Records) -> Records:
+        self.written += records
         for key, value in records:
             encoded = group_records.encode_key(key)
             self.log.pop(encoded, None)
