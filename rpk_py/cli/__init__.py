@@ -92,6 +92,12 @@ def _cluster() -> click.Command:
     return cluster
 
 
+def _group() -> click.Command:
+    from rpk_py.cli.group import group
+
+    return group
+
+
 def _completion() -> click.Command:
     from rpk_py.cli.completion import completion
 
@@ -107,6 +113,7 @@ def _debug() -> click.Command:
 _COMMANDS: Loaders = {
     "start": (_start, "Start the broker."),
     "topic": (_topic, "Create, show, change, write, read and delete topics."),
+    "group": (_group, "List, show, move and delete consumer groups."),
     "cluster": (_cluster, "Show a cluster, its health and its configs."),
     "run": (_run, "Run a command with a throw-away broker."),
     "doctor": (_doctor, "Find out why clients have trouble with a cluster."),

@@ -454,7 +454,7 @@ class Controller:
         """Topic name, and the configs that a change sets to another value, but that do nothing."""
         found = []
         for change in changes:
-            if isinstance(change, TopicCreated):
+            if isinstance(change, TopicCreated) and not change.topic.internal:
                 topic, configs, before = change.topic.name, change.topic.configs, {}
             elif isinstance(change, TopicConfigsChanged):
                 known = self.state.topics_by_id[change.topic_id]

@@ -8,12 +8,9 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
 from tests.clients.broker import RunningBroker, wait_until
-from tests.clients.records import CODECS, Rec
+from tests.clients.records import Rec
 
 FLUSH_S = 20.0
-# librdkafka (2.16 and kcat's 2.0 alike) writes lz4 only to a broker whose ApiVersions has
-# FindCoordinator 0, which comes with groups: until then it sends such batches uncompressed.
-STORED_CODEC = {codec: codec for codec in CODECS} | {"lz4": "none"}
 
 
 def make_producer(broker: RunningBroker, **config: Any) -> Producer:

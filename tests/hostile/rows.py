@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from tests.hostile import rows_batches, rows_bulk, rows_data, rows_frames, rows_groups, rows_topics
+from tests.hostile import (
+    rows_batches,
+    rows_bulk,
+    rows_consumer_groups,
+    rows_data,
+    rows_frames,
+    rows_groups,
+    rows_topics,
+)
 from tests.hostile.table import Row
 
 ROWS: list[Row] = [
@@ -11,6 +19,7 @@ ROWS: list[Row] = [
     *rows_data.ROWS,
     *rows_topics.ROWS,
     *rows_groups.ROWS,
+    *rows_consumer_groups.ROWS,
     *rows_bulk.ROWS,
 ]
 

@@ -8,10 +8,6 @@ from typing import Any
 
 from kafka_protocol.errors import ErrorCode
 from kafka_protocol.messages.consumer_group_describe import ConsumerGroupDescribeRequest
-from kafka_protocol.messages.consumer_group_heartbeat import (
-    ConsumerGroupHeartbeatRequest,
-    TopicPartitions,
-)
 from kafka_protocol.messages.delete_groups import DeleteGroupsRequest
 from kafka_protocol.messages.describe_groups import DescribeGroupsRequest
 from kafka_protocol.messages.find_coordinator import FindCoordinatorRequest
@@ -52,7 +48,7 @@ _KIP_345, _KIP_394, _KIP_848, _KIP_1043 = "KIP-345", "KIP-394", "KIP-848", "KIP-
 Build = Callable[[Target], Any]
 
 
-def _row(name: str, build: Build, version: int, expect: Expect, source: str) -> Row:
+def row(name: str, build: Build, version: int, expect: Expect, source: str) -> Row:
     return Row(name, asks(build, version), expect, source)
 
 
@@ -99,7 +95,7 @@ Who = Callable[[Target], Member]
 def _join(
     name: str, who: Who, error: ErrorCode, source: str, version: int = 9, **changes: Any
 ) -> Row:
-    return _row(
+    return row(
         f"JoinGroup {name}",
         lambda target: join(who(target), **changes),
         version,
@@ -187,7 +183,7 @@ def sync(who: Member, **changes: Any) -> SyncGroupRequest:
 
 
 def _sync(name: str, who: Who, error: ErrorCode, source: str, **changes: Any) -> Row:
-    return _row(
+    return row(
         f"SyncGroup {name}",
         lambda target: sync(who(target), **changes),
         5,
@@ -230,7 +226,7 @@ def _beat(name: str, who: Who, error: ErrorCode, source: str, **changes: Any) ->
         one = who(target)
         return replace(HeartbeatRequest(one.group, one.generation, one.member_id), **changes)
 
-    return _row(f"Heartbeat {name}", build, 4, answer(ERROR, error), source)
+    return row(f"Heartbeat {name}", build, 4, answer(ERROR, error), source)
 
 
 _BEATS = [
@@ -255,28 +251,28 @@ def leave(who: Member, instance_id: str | None = None) -> LeaveGroupRequest:
 
 
 _LEAVES = [
-    _row(
+    row(
         "LeaveGroup of a group that is not there",
         lambda target: leave(outsider(target)),
         5,
         answer("members.0.error_code", ErrorCode.UNKNOWN_MEMBER_ID, error_code=0),
         _MANAGER,
     ),
-    _row(
+    row(
         "LeaveGroup of a stranger",
         lambda target: leave(stranger(target)),
         5,
         answer("members.0.error_code", ErrorCode.UNKNOWN_MEMBER_ID, error_code=0),
         _MANAGER,
     ),
-    _row(
+    row(
         "LeaveGroup v2 of a stranger",
         lambda target: leave(stranger(target)),
         2,
         answer(ERROR, ErrorCode.UNKNOWN_MEMBER_ID),
         _MANAGER,
     ),
-    _row(
+    row(
         "LeaveGroup of another's instance id",
         lambda target: leave(fenced(target), "instance"),
         5,
@@ -300,7 +296,7 @@ def commit(target: Target, who: Member, **changes: Any) -> OffsetCommitRequest:
 def _commit(
     name: str, who: Who, error: ErrorCode, source: str, version: int = 9, **changes: Any
 ) -> Row:
-    return _row(
+    return row(
         f"OffsetCommit {name}",
         lambda target: commit(target, who(target), **changes),
         version,
@@ -318,7 +314,7 @@ def _late(target: Target) -> Member:
     return one._replace(generation=one.generation - 1)
 
 
-def _consumer(target: Target) -> Member:
+def consumer(target: Target) -> Member:
     return target.join_consumer()
 
 
@@ -372,7 +368,7 @@ _COMMITS = [
         topic_id=UNKNOWN_ID,
     ),
     _commit("of an epoch that is over", _late_consumer, ErrorCode.STALE_MEMBER_EPOCH, _CONSUMER),
-    _commit("v8 by a member of epochs", _consumer, ErrorCode.UNSUPPORTED_VERSION, _CONSUMER, 8),
+    _commit("v8 by a member of epochs", consumer, ErrorCode.UNSUPPORTED_VERSION, _CONSUMER, 8),
 ]
 
 
@@ -390,46 +386,46 @@ _NOTHING = answer(
     _FETCHED + "committed_offset", -1, **{_FETCHED + "error_code": 0, "groups.0.error_code": 0}
 )
 _FETCHES = [
-    _row(
+    row(
         "OffsetFetch of a group that is not there",
         lambda target: fetch(target, outsider(target)),
         9,
         _NOTHING,
         _OFFSETS,
     ),
-    _row(
+    row(
         "OffsetFetch of a partition that is not there",
         lambda target: fetch(target, member(target), index=99),
         9,
         _NOTHING,
         _OFFSETS,
     ),
-    _row(
+    row(
         "OffsetFetch of all of a group that is not there",
         lambda target: fetch(target, outsider(target), topics=None),
         9,
         answer("groups.0.topics.#", 0, **{"groups.0.error_code": 0}),
         _OFFSETS,
     ),
-    _row(
+    row(
         "OffsetFetch of a topic id that is not there",
         lambda target: fetch(target, member(target), topic_id=UNKNOWN_ID),
         10,
         answer(_FETCHED + "error_code", ErrorCode.UNKNOWN_TOPIC_ID),
         _APIS,
     ),
-    _row(
+    row(
         "OffsetFetch of an epoch that is over",
         lambda target: (
             lambda one: fetch(target, one, member_id=one.member_id, member_epoch=one.generation - 1)
-        )(_consumer(target)),
+        )(consumer(target)),
         9,
         answer("groups.0.error_code", ErrorCode.STALE_MEMBER_EPOCH),
         _CONSUMER,
     ),
-    _row(
+    row(
         "OffsetFetch by a stranger to a group of epochs",
-        lambda target: fetch(target, _consumer(target), member_id="stranger", member_epoch=1),
+        lambda target: fetch(target, consumer(target), member_id="stranger", member_epoch=1),
         9,
         answer("groups.0.error_code", ErrorCode.UNKNOWN_MEMBER_ID),
         _CONSUMER,
@@ -445,56 +441,56 @@ def _offset_delete(target: Target, group: str, index: int | None = None) -> Offs
 # -- administration --------------------------------------------------------------------------------
 
 _ADMIN = [
-    _row(
+    row(
         "FindCoordinator of a kind that there is not",
         lambda target: FindCoordinatorRequest(key_type=9, coordinator_keys=["key"]),
         6,
         answer("coordinators.0.error_code", ErrorCode.INVALID_REQUEST),
         _APIS,
     ),
-    _row(
+    row(
         "ListGroups in a state that there is not",
         lambda target: ListGroupsRequest(["Confused"]),
         5,
         answer("groups.#", 0, error_code=0),
         _SERVICE,
     ),
-    _row(
+    row(
         "DescribeGroups v5 of a group that is not there",
         lambda target: DescribeGroupsRequest([target.new_group()]),
         5,
         answer("groups.0.error_code", 0, **{"groups.0.group_state": "Dead"}),
         _MANAGER,
     ),
-    _row(
+    row(
         "DescribeGroups of a group that is not there",
         lambda target: DescribeGroupsRequest([target.new_group()]),
         6,
         answer("groups.0.error_code", ErrorCode.GROUP_ID_NOT_FOUND),
         _KIP_1043,
     ),
-    _row(
+    row(
         "DescribeGroups of a group of epochs",
-        lambda target: DescribeGroupsRequest([_consumer(target).group]),
+        lambda target: DescribeGroupsRequest([consumer(target).group]),
         6,
         answer("groups.0.error_code", ErrorCode.GROUP_ID_NOT_FOUND),
         _KIP_1043,
     ),
-    _row(
+    row(
         "ConsumerGroupDescribe of a group that is not there",
         lambda target: ConsumerGroupDescribeRequest([target.new_group()]),
         1,
         answer("groups.0.error_code", ErrorCode.GROUP_ID_NOT_FOUND),
         _KIP_848,
     ),
-    _row(
+    row(
         "ConsumerGroupDescribe of a classic group",
         lambda target: ConsumerGroupDescribeRequest([member(target).group]),
         1,
         answer("groups.0.error_code", ErrorCode.GROUP_ID_NOT_FOUND),
         _KIP_848,
     ),
-    _row(
+    row(
         "DeleteGroups of a group that is not there",
         lambda target: DeleteGroupsRequest([target.new_group()]),
         2,
@@ -502,16 +498,16 @@ _ADMIN = [
         _MANAGER,
     ),
     *(
-        _row(
+        row(
             f"DeleteGroups of a group with {words}",
             lambda target, who=who: DeleteGroupsRequest([who(target).group]),
             2,
             answer("results.0.error_code", ErrorCode.NON_EMPTY_GROUP),
             _MANAGER,
         )
-        for words, who in (("members", member), ("members of epochs", _consumer))
+        for words, who in (("members", member), ("members of epochs", consumer))
     ),
-    _row(
+    row(
         "OffsetDelete in a group that is not there",
         lambda target: _offset_delete(target, target.new_group()),
         0,
@@ -519,163 +515,21 @@ _ADMIN = [
         _OFFSETS,
     ),
     *(
-        _row(
+        row(
             f"OffsetDelete of a topic that {words} read",
             lambda target, who=who: _offset_delete(target, who(target).group),
             0,
             answer(PARTITION, ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC, error_code=0),
             _OFFSETS,
         )
-        for words, who in (("members", member), ("members of epochs", _consumer))
+        for words, who in (("members", member), ("members of epochs", consumer))
     ),
-    _row(
+    row(
         "OffsetDelete of a partition that is not there",
         lambda target: _offset_delete(target, member(target).group, 99),
         0,
         answer(PARTITION, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, error_code=0),
         _APIS,
-    ),
-]
-
-# -- the consumer protocol -------------------------------------------------------------------------
-
-
-def beat(target: Target, who: Member, **changes: Any) -> ConsumerGroupHeartbeatRequest:
-    """A heartbeat of a member that lives, but for what is changed."""
-    request = ConsumerGroupHeartbeatRequest(who.group, who.member_id, who.generation)
-    return replace(request, **changes)
-
-
-def join_consumer(target: Target, who: Member, **changes: Any) -> ConsumerGroupHeartbeatRequest:
-    """A join, but for what is changed."""
-    request = ConsumerGroupHeartbeatRequest(
-        who.group,
-        who.member_id,
-        0,
-        None,
-        None,
-        SESSION_MS,
-        [target.topic.name],
-        None,
-        None,
-        [],
-    )
-    return replace(request, **changes)
-
-
-def _beats(
-    name: str, build: Callable[..., Any], who: Who, error: ErrorCode, source: str, **changes: Any
-) -> Row:
-    return _row(
-        f"ConsumerGroupHeartbeat {name}",
-        lambda target: build(target, who(target), **changes),
-        1,
-        answer(ERROR, error),
-        source,
-    )
-
-
-def _new_consumer(target: Target) -> Member:
-    return Member(target.new_group(), "new", 0)
-
-
-_INVALID = ErrorCode.INVALID_REQUEST
-_CONSUMERS = [
-    _beats("without a member id", join_consumer, _new_consumer, _INVALID, _SERVICE, member_id=""),
-    _beats("without a group id", join_consumer, _new_consumer, _INVALID, _SERVICE, group_id=""),
-    _beats(
-        "with an empty instance id",
-        join_consumer,
-        _new_consumer,
-        _INVALID,
-        _SERVICE,
-        instance_id="",
-    ),
-    _beats("with an empty rack", join_consumer, _new_consumer, _INVALID, _SERVICE, rack_id=""),
-    _beats(
-        "that joins without a rebalance timeout",
-        join_consumer,
-        _new_consumer,
-        _INVALID,
-        _SERVICE,
-        rebalance_timeout_ms=-1,
-    ),
-    _beats(
-        "that joins with partitions",
-        join_consumer,
-        _new_consumer,
-        _INVALID,
-        _SERVICE,
-        topic_partitions=[TopicPartitions(UNKNOWN_ID, [0])],
-    ),
-    _beats(
-        "that joins without a subscription",
-        join_consumer,
-        _new_consumer,
-        _INVALID,
-        _SERVICE,
-        subscribed_topic_names=None,
-    ),
-    _beats("of epoch -3", beat, _consumer, _INVALID, _SERVICE, member_epoch=-3),
-    _beats(
-        "of a static leave without an instance id",
-        beat,
-        _consumer,
-        _INVALID,
-        _SERVICE,
-        member_epoch=-2,
-    ),
-    _beats(
-        "with an assignor that there is not",
-        join_consumer,
-        _new_consumer,
-        ErrorCode.UNSUPPORTED_ASSIGNOR,
-        _SERVICE,
-        server_assignor="of its own",
-    ),
-    _beats(
-        "with a pattern that is none",
-        join_consumer,
-        _new_consumer,
-        ErrorCode.INVALID_REGULAR_EXPRESSION,
-        _MANAGER,
-        subscribed_topic_regex="a(",
-    ),
-    _beats("in a group that is not there", beat, outsider, ErrorCode.GROUP_ID_NOT_FOUND, _MANAGER),
-    _beats(
-        "by a stranger", beat, _consumer, ErrorCode.UNKNOWN_MEMBER_ID, _CONSUMER, member_id="nobody"
-    ),
-    _beats(
-        "of an epoch to come",
-        beat,
-        _consumer,
-        ErrorCode.FENCED_MEMBER_EPOCH,
-        _MANAGER,
-        member_epoch=99,
-    ),
-    _beats(
-        "that joins under another's instance id",
-        join_consumer,
-        lambda target: target.join_consumer("instance")._replace(member_id="another"),
-        ErrorCode.UNRELEASED_INSTANCE_ID,
-        _MANAGER,
-        instance_id="instance",
-    ),
-    _beats(
-        "under another's instance id",
-        beat,
-        lambda target: target.join_consumer("instance")._replace(member_id="another"),
-        ErrorCode.FENCED_INSTANCE_ID,
-        _MANAGER,
-        instance_id="instance",
-    ),
-    _beats(
-        "under an instance id that nobody has",
-        beat,
-        _consumer,
-        ErrorCode.UNKNOWN_MEMBER_ID,
-        _MANAGER,
-        instance_id="nobody's",
     ),
 ]
 
@@ -687,5 +541,4 @@ ROWS: list[Row] = [
     *_COMMITS,
     *_FETCHES,
     *_ADMIN,
-    *_CONSUMERS,
 ]
