@@ -1,4 +1,4 @@
-"""Admin HTTP: GET /v1/status/ready and GET /metrics.
+"""Admin HTTP: GET /v1/status/ready, GET /metrics and GET /v1/groups/GROUP/history.
 
 Which process: supervisor.  HTTP/1.1 by h11 (sans-io) over asyncio streams; h11 is imported with
 the first request, to keep it out of the start.  Invariants: a connection that does not complete a
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import unquote
 
 from rpk_py.config import Config
 from rpk_py.metadata.state import Json
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _JSON = "application/json"
 _READ_BYTES = 16 * 1024
+_GROUP_HISTORY = re.compile(r"/v1/groups/([^/]*)/history")
 SCRAPES_MAX = 4  # each holds the snapshots of all shards until its client has taken the reply
 
 _Body: TypeAlias = bytes | AsyncIterator[bytes]
@@ -33,6 +36,7 @@ class AdminServer:
 
     status   (ready, JSON body)
     metrics  Prometheus exposition text, in pieces
+    history  of a consumer group, a JSON body; None where there is no such group
     """
 
     def __init__(
@@ -40,11 +44,13 @@ class AdminServer:
         config: Config,
         status: Callable[[], tuple[bool, Json]],
         metrics: Callable[[], Awaitable[AsyncIterator[bytes]]],
+        history: Callable[[str], Awaitable[Json | None]],
         log: Any,
     ) -> None:
         self._config = config
         self._status = status
         self._metrics = metrics
+        self._history = history
         self._log = log
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
@@ -85,11 +91,14 @@ class AdminServer:
         """The reply to one request: (HTTP status, content type, body). Call `answered` when it
         is sent, or was not."""
         path = target.partition("?")[0]
-        if path not in ("/v1/status/ready", "/metrics"):
-            known = "GET /v1/status/ready, GET /metrics"
+        group = _GROUP_HISTORY.fullmatch(path)
+        if group is None and path not in ("/v1/status/ready", "/metrics"):
+            known = "GET /v1/status/ready, GET /metrics, GET /v1/groups/GROUP/history"
             return 404, _JSON, _error(f"there is no {path} here, only: {known}")
         if method != "GET":
             return 405, _JSON, _error(f"{path} answers to GET only, not to {method}")
+        if group is not None:
+            return await self._answer_history(unquote(group[1], errors="replace"))
         if path == "/metrics":
             if len(self._scrapes) >= SCRAPES_MAX:
                 text = f"{SCRAPES_MAX} clients are being given metrics already; try again"
@@ -98,6 +107,14 @@ class AdminServer:
             return 200, "text/plain; version=0.0.4; charset=utf-8", await self._metrics()
         ready, body = self._status()
         return (200 if ready else 503), _JSON, json.dumps(body).encode() + b"\n"
+
+    async def _answer_history(self, group_id: str) -> tuple[int, str, _Body]:
+        history = await self._history(group_id)
+        if history is None:
+            text = "no shard that serves has this group; `rpk-py group list` names all groups"
+            history = {"group": group_id, "error": text}
+            return 404, _JSON, json.dumps(history).encode() + b"\n"
+        return 200, _JSON, json.dumps(history).encode() + b"\n"
 
     def answered(self, client: object) -> None:
         """What `answer` returned is no longer needed."""

@@ -17,6 +17,7 @@ from rpk_py.config import Config
 from rpk_py.groups.classic_values import GroupSettings
 from rpk_py.groups.consumer_values import ConsumerSettings
 from rpk_py.groups.coordinator import GroupCoordinator
+from rpk_py.groups.lag import Watermarks
 from rpk_py.groups.records import partitions_of, topics_of
 from rpk_py.groups.settings import CoordinatorSettings
 from rpk_py.log_limit import DEBUG_TIMES, LogLimit
@@ -88,11 +89,13 @@ class Broker:
     static_config: Config = field(init=False)
     turns: Turns = field(init=False)
     groups: GroupCoordinator = field(init=False)
+    watermarks: Watermarks = field(default_factory=Watermarks)
 
     def __post_init__(self) -> None:
         self.static_config = self.config
         self.turns = Turns(self.clock_s, self.config.large_requests_max)
         self.groups = GroupCoordinator(
+            self.node_id,
             _group_settings(self.config),
             self.metadata,
             self.partitions,

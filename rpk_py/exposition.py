@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from rpk_py.groups.lag import Lag
+from rpk_py.lag_series import FAMILIES, lag_text
 from rpk_py.metric_table import METRICS, PARTITION_COLUMNS, Metric
 from rpk_py.process_stats import read_process
 
@@ -55,12 +57,13 @@ def process_rows(pids: Mapping[str, int], rows: Rows) -> Iterator[None]:
 
 
 async def render(
-    broker: Rows, shards: Mapping[int, Sequence[Mapping[str, Any]]]
+    broker: Rows, shards: Mapping[int, Sequence[Mapping[str, Any]]], lags: Sequence[Lag] = ()
 ) -> AsyncIterator[bytes]:
     """The exposition, in pieces.
 
     Shapes:  broker  the supervisor's rows, with all label values that the metric has
              shards  node id -> the parts of that shard's snapshot (metrics.snapshot_parts)
+             lags    of groups, by lag_series.gather_lags
     """
     rows = {name: list(of_broker) for name, of_broker in broker.items()}
     slices: _Slices = []
@@ -77,6 +80,9 @@ async def render(
     for metric in METRICS.values():
         yield _family_text(metric, rows.get(metric.name, []))
         await asyncio.sleep(0)
+        if metric.name in FAMILIES:
+            async for piece in lag_text(metric.name, lags):
+                yield piece
         lines: list[str] = []
         for labels, name, column in _columns_of(metric, slices):
             lines += [

@@ -483,7 +483,81 @@ _PARTITIONS = Group(
     ),
 )
 
-GROUPS: Final = (_BROKER, _PROCESSES, _REQUESTS, _SHARD, _DATA, _PARTITIONS)
+_LAG_LABELS: Final = ("group", "topic", "partition")
+_EXPORTER_LABELS: Final = ("consumergroup", "topic", "partition")
+_CONSUMERS = Group(
+    "Consumer groups",
+    "Lag is told of every partition that a group has committed, as long as the shards that"
+    " coordinate the group and lead the partition answer.",
+    (
+        *_rows(
+            ("type", "state", "shard"),
+            ("rpk_groups", "gauge", "Groups that the shard coordinates.", ""),
+        ),
+        *_rows(
+            ("shard",),
+            ("rpk_group_members", "gauge", "Members of these groups.", ""),
+            (
+                "rpk_group_rebalances_total",
+                "counter",
+                "Generations of classic groups, and targets of others, that the shard began.",
+                "`rpk-py group describe --history` says why.",
+            ),
+            (
+                "rpk_offset_commits_total",
+                "counter",
+                "Partitions whose offset was committed.",
+                "Clients that commit each record: commit batches.",
+            ),
+            (
+                "rpk_group_log_rewrites_total",
+                "counter",
+                "Times that what is in force of a partition of __consumer_offsets was written"
+                " anew, to bound its log.",
+                "",
+            ),
+            (
+                "rpk_group_load_seconds_total",
+                "counter",
+                "Time that groups were being read from the disk.",
+                "",
+            ),
+        ),
+        *_rows(
+            _LAG_LABELS,
+            (
+                "rpk_group_lag_records",
+                "gauge",
+                "Records that the group has not committed yet.",
+                "It grows: consumers are too slow, or stand still.",
+            ),
+            (
+                "rpk_group_lag_seconds",
+                "gauge",
+                "How long ago the first of them was appended, within a second or, for old ones,"
+                " a thirtieth of their age; since the start of the leader at most; 0 without lag.",
+                "The same; it is what a limit on staleness is about.",
+            ),
+        ),
+        *_rows(
+            _EXPORTER_LABELS,
+            (
+                "kafka_consumergroup_lag",
+                "gauge",
+                "rpk_group_lag_records under the name that kafka_exporter uses.",
+                "",
+            ),
+            (
+                "kafka_consumergroup_current_offset",
+                "gauge",
+                "The committed offset, under the name that kafka_exporter uses.",
+                "",
+            ),
+        ),
+    ),
+)
+
+GROUPS: Final = (_BROKER, _PROCESSES, _REQUESTS, _SHARD, _DATA, _PARTITIONS, _CONSUMERS)
 METRICS: Final = {metric.name: metric for group in GROUPS for metric in group.metrics}
 
 
@@ -497,7 +571,7 @@ def _counted(*groups: Group) -> dict[str, str]:
     }
 
 
-SHARD_VALUES: Final = _counted(_REQUESTS, _SHARD, _DATA)
+SHARD_VALUES: Final = _counted(_REQUESTS, _SHARD, _DATA, _CONSUMERS)
 
 # The columns of a slice of partitions, after the topics and the partition numbers.
 PARTITION_COLUMNS: Final = (

@@ -10,12 +10,14 @@ millisecond each, however many partitions there are.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kafka_protocol.api import SUPPORTED
 from kafka_protocol.api_key import ApiKey
 from kafka_protocol.errors import ErrorCode
+from rpk_py.groups.coordinator import GroupCoordinator
 from rpk_py.metric_table import (
     BATCHES_BOUNDS,
     LAG_BOUNDS,
@@ -206,6 +208,24 @@ def snapshot_parts(
         some = present[start : start + SLICE_PARTITIONS]
         offline = [[p.topic, str(p.index), 1] for p in some if p.offline]
         yield {"rows": {"rpk_partition_offline": offline}, "partitions": _columns(some)}
+
+
+def group_parts(coordinator: GroupCoordinator) -> Iterator[dict[str, Any]]:
+    """What the shard's groups are and have committed, in parts.
+
+    Shapes:  rows       of rpk_groups
+             committed  [group, topic, partition, offset] of SLICE_PARTITIONS at most
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    some: list[tuple[str, str, int, int]] = []
+    for group in coordinator.groups():
+        counts[group.type_name, group.state_name] += 1
+        for topic, index, value in group.offsets.all():
+            some.append((group.group_id, topic, index, value.committed_offset))
+        if len(some) >= SLICE_PARTITIONS:
+            yield {"committed": some}
+            some = []
+    yield {"committed": some, "rows": {"rpk_groups": [[*key, n] for key, n in counts.items()]}}
 
 
 def _columns(partitions: list[Partition]) -> list[list[Any]]:

@@ -20,6 +20,7 @@ from rpk_py.config import Config
 from rpk_py.metadata import channel
 from rpk_py.metadata.state import Json
 
+ASKED_MAX = 64  # questions to one shard that it has not answered
 STARTING = "starting"  # forked; imports, opens its loop
 RECOVERING = "recovering"  # has the metadata; opens and checks its partitions
 READY = "ready"  # serves
@@ -63,6 +64,8 @@ class ShardLink:
         self._wake = asyncio.Event()
         self._metrics: asyncio.Future[list[Json] | None] | None = None  # asked for, not all here
         self._metrics_parts: list[Json] = []
+        self._asks = 0
+        self._asked: dict[int, asyncio.Future[Any]] = {}  # what the shard has not answered
 
     def begin(self, pid: int) -> None:
         """A new life, of this process."""
@@ -95,6 +98,8 @@ class ShardLink:
             if self._metrics is not None:
                 self._metrics.cancel()
                 self._metrics = None
+            for asked in self._asked.values():
+                asked.cancel()
         if not sender.cancelled():
             sender.result()
 
@@ -152,6 +157,24 @@ class ShardLink:
             return  # the shard died; the supervisor sees it by its exit
         finally:
             writer.close()  # whatever ended this: who reads learns of it
+
+    async def ask(self, what: str, **facts: Any) -> Any:
+        """Ask the shard something: its answer, or None if that does not come in time."""
+        if len(self._asked) >= ASKED_MAX:
+            return None
+        self._asks += 1
+        answer = self._asked[self._asks] = asyncio.get_running_loop().create_future()
+        ask_id = self._asks
+        self.send({"type": "ask", "id": ask_id, "what": what, **facts})
+        await asyncio.wait([answer], timeout=self._config.metrics_timeout_s)
+        self._asked.pop(ask_id, None)
+        return answer.result() if answer.done() and not answer.cancelled() else None
+
+    def answered(self, message: Json) -> None:
+        """An answer has come; too late it is not missed."""
+        asked = self._asked.get(message["id"])
+        if asked is not None and not asked.done():
+            asked.set_result(message["answer"])
 
     async def fetch_metrics(self) -> list[Json] | None:
         """The parts of the shard's snapshot, or None if it failed or they are not all here in time.

@@ -29,6 +29,7 @@ from rpk_py.admin import AdminServer
 from rpk_py.broker_configs import effective_config
 from rpk_py.config import Config
 from rpk_py.file_limit import raise_file_limit
+from rpk_py.lag_series import gather_lags
 from rpk_py.log_setup import Log, log_loop_problems, make_logger
 from rpk_py.metadata.channel import ChannelError
 from rpk_py.metadata.controller import Controller
@@ -156,7 +157,9 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal, number)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
-        self._admin = AdminServer(self._config, self.status, self.metrics, self._log)
+        self._admin = AdminServer(
+            self._config, self.status, self.metrics, self.group_history, self._log
+        )
         await self._admin.start(self._prepared.admin)
         for shard in self._shards:
             self._expect(shard)
@@ -201,6 +204,8 @@ class Supervisor:
             shard.send_snapshot()
         elif kind == "metrics":
             shard.metrics_arrived(message)
+        elif kind == "answer":
+            shard.answered(message)
         elif kind == "alive":
             pass  # that it came is the message
         elif kind == "ready":
@@ -498,6 +503,14 @@ class Supervisor:
         starting = any(shard.state == shard_link.STARTING for shard in self._shards)
         return False, {"status": "starting" if starting else "recovering", **where}
 
+    async def group_history(self, group_id: str) -> Json | None:
+        """What happened to a group, from the shard that coordinates it; None: no shard has it."""
+        live = [shard for shard in self._shards if shard.state == shard_link.READY]
+        answers = await asyncio.gather(
+            *(shard.ask("group_history", group=group_id) for shard in live)
+        )
+        return next((answer for answer in answers if answer is not None), None)
+
     async def metrics(self) -> AsyncIterator[bytes]:
         """The body for GET /metrics, in pieces: all shards that answer in time."""
         live = [shard for shard in self._shards if shard.state == shard_link.READY]
@@ -526,7 +539,7 @@ class Supervisor:
         pids = {str(shard.node_id): shard.pid for shard in self._shards if shard.pid is not None}
         for _ in exposition.process_rows({"": os.getpid(), **pids}, rows):
             await asyncio.sleep(0)
-        return exposition.render(rows, parts)
+        return exposition.render(rows, parts, await gather_lags(parts, live))
 
     def _task_failed(self, error: BaseException) -> None:
         self._log.error("the supervisor failed", exc_info=error)

@@ -26,11 +26,12 @@ from rpk_py.groups.classic_values import (
     join_refusal,
 )
 from rpk_py.groups.consumer_values import HeartbeatReply, HeartbeatRequest
+from rpk_py.groups.explain import look_next
 from rpk_py.groups.group import Group, GroupFactory
 from rpk_py.groups.group_log import GroupLog
 from rpk_py.groups.offsets import CommitRequest, missing_group_error
 from rpk_py.groups.settings import CoordinatorSettings
-from rpk_py.groups.timeline import TopicPartition
+from rpk_py.groups.timeline import Event, TopicPartition
 from rpk_py.metadata.replica import MetadataReplica
 from rpk_py.metadata.requests import TopicSpec
 from rpk_py.metadata.state import Delta, TopicDeleted
@@ -52,6 +53,7 @@ class GroupCoordinator:
 
     def __init__(
         self,
+        node_id: int,
         settings: CoordinatorSettings,
         replica: MetadataReplica,
         partitions: PartitionTable,
@@ -59,6 +61,7 @@ class GroupCoordinator:
         loop: asyncio.AbstractEventLoop,
         log: Any,
     ) -> None:
+        self._node_id = node_id
         self._settings = settings
         self._replica = replica
         self._partitions = partitions
@@ -149,6 +152,22 @@ class GroupCoordinator:
         for log in list(self._logs.values()):
             yield from list(log.groups.values())
 
+    def history(self, group_id: str) -> dict[str, Any] | None:
+        """What happened to a group, as JSON has it; None: it is not here."""
+        group = self.find(group_id)
+        if isinstance(group, ErrorCode):
+            return None
+        events = group.timeline.events()
+        return {
+            "group": group_id,
+            "type": group.type_name,
+            "state": group.state_name,
+            "node_id": self._node_id,
+            "dropped": group.timeline.dropped_count,
+            "events": [_event_facts(event) for event in events],
+            "look_next": look_next(events),
+        }
+
     @property
     def logs(self) -> Sequence[GroupLog]:
         """The partitions of __consumer_offsets that this shard leads."""
@@ -160,8 +179,13 @@ class GroupCoordinator:
         return any(log.loading for log in self._logs.values())
 
     @property
+    def member_count(self) -> int:
+        """Members of all groups of this shard."""
+        return sum(group.member_count for group in self.groups())
+
+    @property
     def rebalances(self) -> int:
-        """Generations of classic groups that began here."""
+        """Generations of classic groups, and targets of others, that began here."""
         return self._factory.rebalances
 
     # --- the classic protocol --------------------------------------------------------------------
@@ -274,9 +298,11 @@ class GroupCoordinator:
                 answer(HeartbeatReply(ErrorCode.GROUP_ID_NOT_FOUND, text))
                 return
             records = group.become_consumer()
+        epoch_before = group.the_consumer.assignment_epoch
         reply, more = group.the_consumer.heartbeat(
             request, self._replica.state, self._factory.now_ms()
         )
+        self._factory.rebalances += group.the_consumer.assignment_epoch > epoch_before
         group.run_consumer(
             records + more,
             lambda: answer(reply),
@@ -426,6 +452,29 @@ class GroupCoordinator:
                 if group.expire(self._factory.now_ms()):
                     self._remove(group, lambda failed: None)
                 await self._turns.pause()
+
+
+def _event_facts(event: Event) -> dict[str, Any]:
+    return {
+        "at_ms": event.at_ms,
+        "kind": event.kind.value,
+        "generation": event.generation,
+        "member": event.member,
+        "client_id": event.client_id,
+        "client_host": event.client_host,
+        "reason": event.reason,
+        "duration_ms": event.duration_ms,
+        "moved_count": event.moved_count,
+        "moves": [
+            {
+                "topic": move.topic,
+                "partition": move.partition_index,
+                "before": move.before,
+                "after": move.after,
+            }
+            for move in event.moves
+        ],
+    }
 
 
 def _told(error: ErrorCode) -> ErrorCode:

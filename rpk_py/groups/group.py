@@ -155,6 +155,12 @@ class Group:
             return self.classic.core.is_empty and not self.classic.core.members.pending
         return self.the_consumer.is_empty
 
+    @property
+    def member_count(self) -> int:
+        """Members that are in it."""
+        members = self.classic.core.members if self.classic else self.the_consumer.members
+        return len(members)
+
     # --- effects ---------------------------------------------------------------------------------
 
     def run(self, effects: Effects) -> None:

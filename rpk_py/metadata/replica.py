@@ -73,6 +73,7 @@ class MetadataReplica:
                 its own in them.
     on_stop     the supervisor asks for a graceful stop
     on_lost     the supervisor is gone: the shard must end
+    on_ask            answers what the supervisor asks of this shard: {"what": ..., ...}, at once
     snapshot_metrics  answers a metrics request with JSON-able parts, one a turn of the loop
     """
 
@@ -94,6 +95,7 @@ class MetadataReplica:
         self.on_stop: Callable[[], None] = _nothing
         self.on_lost: Callable[[], None] = _nothing
         self.snapshot_metrics: Callable[[], Iterable[Json]] = tuple
+        self.on_ask: Callable[[Json], Json | None] = lambda message: None
         self._reader = reader
         self._writer = writer
         self._log = log
@@ -319,6 +321,9 @@ class MetadataReplica:
                     future.set_result(message)
             elif kind == "metrics_request":
                 self._tasks.spawn(self._send_metrics())
+            elif kind == "ask":
+                answer = self.on_ask(message)
+                self._send({"type": "answer", "id": message["id"], "answer": answer})
             elif kind == "stop":
                 self.on_stop()
         self._lose()

@@ -39,13 +39,18 @@ class Admin:
         self.gate = asyncio.Event()  # before the end of an exposition
         self.gate.set()
         self.log = SilentLog()
-        self.server = AdminServer(self.config, lambda: self.status, self.metrics, self.log)
+        self.server = AdminServer(
+            self.config, lambda: self.status, self.metrics, self.history, self.log
+        )
         self.port = 0
 
     async def metrics(self) -> AsyncIterator[bytes]:
         if self.broken:
             raise RuntimeError("no metrics today")
         return self.pieces()
+
+    async def history(self, group_id: str) -> dict[str, Any] | None:
+        return {"group": group_id, "events": []} if group_id.startswith("known") else None
 
     async def pieces(self) -> AsyncIterator[bytes]:
         for _ in range(self.piece_count):
@@ -117,6 +122,23 @@ def test_a_ready_broker_answers_200_and_one_that_is_not_503() -> None:
         admin.status = (False, {"status": "recovering"})
         status, _, body = await admin.get("/v1/status/ready")
         assert (status, json.loads(body)) == (503, {"status": "recovering"})
+
+    run(scenario)
+
+
+def test_the_history_of_a_group_whose_name_is_quoted_and_of_none() -> None:
+    async def scenario(admin: Admin) -> None:
+        status, headers, body = await admin.get("/v1/groups/known%2Fby%20name%25/history")
+        assert (status, headers["content-type"]) == (200, "application/json")
+        assert json.loads(body)["group"] == "known/by name%"
+        status, _, body = await admin.get("/v1/groups/nobody/history")
+        assert status == 404
+        assert json.loads(body)["group"] == "nobody"
+        assert "group list" in json.loads(body)["error"]
+        status, _, _ = await admin.get("/v1/groups/known/history", "POST")
+        assert status == 405
+        status, _, _ = await admin.get("/v1/groups/a/b/history")
+        assert status == 404
 
     run(scenario)
 

@@ -113,6 +113,33 @@ def test_a_group_is_shown_with_its_member_and_its_lag(
         assert "NON_EMPTY_GROUP" in kept.out
 
 
+def test_the_history_says_what_happened_and_where_to_look(
+    broker: RunningBroker, topic: str
+) -> None:
+    name = new_topic_name("group with / and %")
+    admin = ("--admin", f"127.0.0.1:{broker.admin_port}")
+    with Member(broker, name, topic, "classic"):
+        pass
+    (history,) = group(broker, "describe", name, "--history", *admin, "--format", "json").json
+    assert (history["group"], history["type"], history["dropped"]) == (name, "classic", 0)
+    kinds = [event["kind"] for event in history["events"]]
+    assert kinds[0] == "member-id-given"
+    assert kinds.index("joined") < kinds.index("stable") < kinds.index("left")
+    assert kinds[-1] == "empty"
+    (stable,) = (event for event in history["events"] if event["kind"] == "stable")
+    assert stable["moved_count"] == PARTITIONS
+    assert {move["before"] for move in stable["moves"]} == {None}
+    text = group(broker, "describe", name, "--history", *admin).out
+    assert f"{PARTITIONS} partitions moved: {topic}-0 nobody -> the-member" in text
+    assert "look next: the-member" in text
+    unknown = group(broker, "describe", "nobody", "--history", *admin)
+    assert (unknown.code, unknown.out) == (1, "")
+    assert "there is no such group" in unknown.err
+    elsewhere = group(broker, "describe", name, "--history", "--admin", "127.0.0.1:1")
+    assert elsewhere.code == 3
+    assert "RPK_ADMIN" in elsewhere.err
+
+
 def test_all_groups_of_all_brokers_are_listed(broker: RunningBroker, topic: str) -> None:
     names = {committed_group(broker, topic, 1) for _ in range(6)}
     listed = group(broker, "list", "--format", "json").json
