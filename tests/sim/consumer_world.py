@@ -322,7 +322,9 @@ class World:
             if not member.is_alive:
                 member.start()
         self.is_chaotic = False
-        self.run(SETTLE_MS)
+        self.run(SETTLE_MS // 2)
+        self.set_topic("orders", len(self.state.topics["orders"].partitions) + 1)
+        self.run(SETTLE_MS // 2)
         if self.group.state_name != "Stable":
             raise Violation(f"settled as {self.group.state_name}")
         if set(self.group.members) != {member.member_id for member in self.members}:

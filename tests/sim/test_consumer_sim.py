@@ -20,7 +20,7 @@ from tests.sim.consumer_world import SESSION_MS, Violation, seen, simulate
 
 SEED = int(os.environ.get("RPK_PY_SEED", "1"))
 RUNS = 50
-RUNS_TO_FIND_A_BUG = 30
+RUNS_TO_FIND_A_BUG = 200
 
 
 def test_groups_keep_their_invariants_through_crashes_and_lies() -> None:
