@@ -14,7 +14,9 @@ Source:     GroupMetadataManager (consumerGroup*), ConsumerGroup and TargetAssig
             Apache Kafka 4.1; KIP-848.
 Deviations: regular expressions are matched when topics change, not in the background, and what
             they matched is not recorded. Members of the classic protocol do not take part. The
-            hash of the topics' metadata is not Kafka's. Racks are not looked at.
+            hash of the topics' metadata is not Kafka's. Racks are not looked at. A member may
+            join again under its id at any epoch: it says that it has nothing. Kafka fences it until
+            its session is over. A static member comes back to a full group as well.
 """
 
 from __future__ import annotations
@@ -260,16 +262,15 @@ class ConsumerGroup:
     def _live(
         self, request: HeartbeatRequest, state: ClusterState
     ) -> tuple[HeartbeatReply, Records]:
+        joins = request.member_epoch == JOIN_EPOCH
+        member = None if joins else self._known_member(request)
         pattern = request.subscribed_regex
         if pattern and (problem := self._patterns.problem(pattern)) is not None:
             text = f"SubscribedTopicRegex `{pattern}` is not a valid regular expression: {problem}."
             raise Refused(ErrorCode.INVALID_REGULAR_EXPRESSION, text)
-        joins = request.member_epoch == JOIN_EPOCH
         records: Records = []
-        if joins:
+        if member is None:
             member, records = self._join(request)
-        else:
-            member = self._known_member(request)
         before, subscription = member.assigned, member.subscription
         if self._update(member, request):
             key = group_records.ConsumerGroupMemberMetadataKey(self.group_id, member.member_id)

@@ -28,9 +28,9 @@ class Patterns:
         self._matched: dict[str, frozenset[str]] = {}
 
     def problem(self, pattern: str) -> str | None:
-        """What is wrong with a pattern, or None."""
+        """What is wrong with a pattern, or None. Who asks may be refused: nothing is kept."""
         try:
-            self._compile(pattern)
+            self._compiled.get(pattern) or _compiled(pattern)
         except ValueError as error:
             return str(error)
         return None
@@ -52,17 +52,20 @@ class Patterns:
     def _compile(self, pattern: str) -> Any:
         compiled = self._compiled.get(pattern)
         if compiled is None:
-            import re2  # type: ignore[import-untyped]
-
-            if len(pattern) > CHARACTERS_MAX:
-                raise ValueError(f"it has more than {CHARACTERS_MAX} characters")
-            options = re2.Options()
-            options.log_errors = False
-            options.max_mem = MEMORY_BYTES_MAX
-            try:
-                compiled = re2.compile(pattern, options)
-            except re2.error as error:
-                (text,) = error.args
-                raise ValueError(text.decode() if isinstance(text, bytes) else text) from error
-            self._compiled[pattern] = compiled
+            compiled = self._compiled[pattern] = _compiled(pattern)
         return compiled
+
+
+def _compiled(pattern: str) -> Any:
+    import re2  # type: ignore[import-untyped]
+
+    if len(pattern) > CHARACTERS_MAX:
+        raise ValueError(f"it has more than {CHARACTERS_MAX} characters")
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = MEMORY_BYTES_MAX
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as error:
+        (text,) = error.args
+        raise ValueError(text.decode() if isinstance(text, bytes) else text) from error

@@ -121,6 +121,13 @@ def test_a_member_joins_again_with_nothing() -> None:
     assert bench.send("b", 2).assignment == bench.owns("t", 1)
 
 
+def test_a_static_member_comes_back_to_a_full_group() -> None:
+    bench = Bench(ConsumerSettings(members_max=1), t=1)
+    bench.join("a", "t", instance_id="i")
+    bench.send("a", -2, instance_id="i")
+    assert bench.join("b", "t", instance_id="i").assignment == bench.owns("t", 0)
+
+
 # --- revocation before assignment -----------------------------------------------------------------
 
 

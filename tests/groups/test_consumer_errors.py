@@ -256,6 +256,18 @@ def test_a_pattern_that_is_none(bench: Bench, pattern: str) -> None:
     assert "n" not in bench.group.members
 
 
+def test_who_is_refused_leaves_no_pattern_behind(bench: Bench) -> None:
+    """A client cannot fill the memory with patterns of members that there are not."""
+    for index in range(5):
+        pattern = f"a{index}"
+        assert bench.send("n", 1, subscribed_regex=pattern).error is E.UNKNOWN_MEMBER_ID
+        changes = JOIN | {"subscribed_regex": pattern, "instance_id": "i"}
+        assert bench.send("n", 0, **changes).error is E.UNRELEASED_INSTANCE_ID
+    assert not bench.group._patterns._compiled
+    reply = bench.send("n", 1, subscribed_regex="(")
+    assert reply.error is E.UNKNOWN_MEMBER_ID, "GMM: the member comes first"
+
+
 def test_a_full_group_takes_no_more() -> None:
     """GMM.throwIfConsumerGroupIsFull: who is in it already may go on."""
     bench = Bench(ConsumerSettings(members_max=1), t=2)
