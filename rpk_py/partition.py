@@ -13,6 +13,7 @@ from typing import Protocol
 
 from kafka_protocol.errors import ErrorCode
 from kafka_protocol.record_batch import BatchHeader
+from rpk_py.metadata.state import INTERNAL_TOPICS
 from rpk_py.producers import Producers
 from storage.errors import StorageError
 from storage.log import Log
@@ -43,6 +44,7 @@ class Partition:
         "error_message",
         "high_watermark",
         "index",
+        "internal",
         "leader_epoch",
         "log",
         "log_append_time",
@@ -66,6 +68,7 @@ class Partition:
         self.topic = topic
         self.topic_id = topic_id
         self.index = index
+        self.internal = topic in INTERNAL_TOPICS  # clients do not write to it
         self.leader_epoch = leader_epoch
         self.max_message_bytes = max_message_bytes
         self.log_append_time = log_append_time

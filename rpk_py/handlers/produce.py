@@ -8,6 +8,7 @@ Behaviour:  exactly one record batch (v2) a partition. Checked before an offset 
             fixed and the connection's next request may start; the reply leaves when everything is
             durable (or, with write.caching, in memory). acks=0 is never answered, an error then
             closes the connection, as in Kafka. acks=1 and acks=all mean the same with one replica.
+            To an internal topic only Kafka's own admin client may write (ReplicaManager).
 Deviations: nothing looks inside a batch beyond its 61-byte header and CRC: a record count, key or
             timestamp inside that contradicts the header is stored as it came. timeout_ms is not
             enforced: a local disk answers or fails. A partition that stands twice in a request
@@ -48,6 +49,7 @@ from rpk_py.producers import Duplicate
 from rpk_py.turns import Large, wake
 from storage.errors import StorageError
 
+ADMIN_CLIENT_ID: Final = "__admin_client"  # AdminUtils.ADMIN_CLIENT_ID of Apache Kafka
 _ACKS: Final = (-1, 0, 1)
 _BY_ID_SINCE: Final = 13
 _ZSTD_SINCE: Final = 7
@@ -188,6 +190,10 @@ def _append(
     """Validate one batch and append it, or answer its duplicate."""
     if partition.error_message is not None:
         _fail(ctx, answer, ErrorCode.KAFKA_STORAGE_ERROR, partition.error_message)
+        return
+    if partition.internal and ctx.client_id != ADMIN_CLIENT_ID:
+        text = f"clients may not produce to {partition.topic}"
+        _fail(ctx, answer, ErrorCode.INVALID_TOPIC_EXCEPTION, text)
         return
     records = data.records
     assert records is None or isinstance(records, memoryview)

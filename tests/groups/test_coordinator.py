@@ -28,11 +28,11 @@ from kafka_protocol.messages.offset_fetch import (
     OffsetFetchRequest,
     OffsetFetchRequestGroup,
 )
-from kafka_protocol.record_batch import iter_records
+from kafka_protocol.record_batch import build_batch, iter_records
 from rpk_py.groups.coordinator import OFFSETS_TOPIC, java_hash
 from tests.clients.broker import RunningBroker, wait_until
 from tests.clients.topics import create_topic
-from tests.clients.wire_client import WireClient, stored_batches
+from tests.clients.wire_client import WireClient, produce_request, stored_batches
 
 EARLIEST = -2
 
@@ -161,6 +161,16 @@ def test_the_records_are_kafkas(broker: RunningBroker) -> None:
     value = group_records.decode_value(key, record.value)
     assert isinstance(value, group_records.OffsetCommitValue)
     assert (value.offset, value.metadata, value.leader_epoch) == (42, "why", -1)
+
+
+def test_clients_do_not_write_to_the_topic_of_committed_offsets(broker: RunningBroker) -> None:
+    with WireClient(broker) as client:
+        find(client, "g")
+        batch = build_batch([(b"key", b"value")], timestamp_ms=1)
+        answer = client.ask(produce_request(OFFSETS_TOPIC, 0, batch, -1), 12)
+    (part,) = answer.responses[0].partition_responses
+    assert part.error_code == ErrorCode.INVALID_TOPIC_EXCEPTION
+    assert stored_batches(broker, OFFSETS_TOPIC) == []
 
 
 def test_offsets_of_a_deleted_topic_go_and_stay_gone(broker: RunningBroker) -> None:
