@@ -87,21 +87,24 @@ class _Loads:
         self.sizes = {member_id: len(have) for member_id, have in kept.items()}
         self._heap_of: dict[bytes, list[tuple[int, str]]] = {}
         self._heaps_with: dict[str, list[list[tuple[int, str]]]] = defaultdict(list)
-        subscribers: dict[bytes, list[str]] = defaultdict(list)
+        self._shared: dict[tuple[str, ...], list[tuple[int, str]]] = {}
+        self._subscribers: dict[bytes, list[str]] = defaultdict(list)
         for member_id in sorted(members):
             for topic in members[member_id].topic_ids:
-                subscribers[topic].append(member_id)
-        shared: dict[tuple[str, ...], list[tuple[int, str]]] = {}
-        for topic, takers in subscribers.items():
-            heap = shared.get(key := tuple(takers))
-            if heap is None:
-                heap = shared[key] = sorted((self.sizes[m], m) for m in takers)
-                for member_id in takers:
-                    self._heaps_with[member_id].append(heap)
-            self._heap_of[topic] = heap
+                self._subscribers[topic].append(member_id)
+
+    def _make_heap(self, topic: bytes) -> list[tuple[int, str]]:
+        takers = tuple(self._subscribers[topic])
+        heap = self._shared.get(takers)
+        if heap is None:
+            heap = self._shared[takers] = sorted((self.sizes[m], m) for m in takers)
+            for member_id in takers:
+                self._heaps_with[member_id].append(heap)
+        self._heap_of[topic] = heap
+        return heap
 
     def fewest(self, topic: bytes) -> str:
-        heap = self._heap_of[topic]
+        heap = self._heap_of.get(topic) or self._make_heap(topic)
         while heap[0][0] != self.sizes[heap[0][1]]:
             heapreplace(heap, (self.sizes[heap[0][1]], heap[0][1]))
         return heap[0][1]
@@ -129,7 +132,10 @@ def _balance(loads: _Loads, kept: dict[str, list[Partition]]) -> None:
     moved = True
     while moved:
         moved = False
+        smallest = min(loads.sizes.values())
         for giver in sorted(kept, key=lambda m: (-len(kept[m]), m)):
+            if loads.sizes[giver] < smallest + 2:
+                break  # nor has anybody after it too many, but for what moved meanwhile
             stays: list[Partition] = []
             for partition in kept[giver]:
                 taker = loads.fewest(partition[0])
