@@ -25,7 +25,12 @@ from rpk_py.groups.classic_values import (
     SyncRequest,
     join_refusal,
 )
-from rpk_py.groups.consumer_values import HeartbeatReply, HeartbeatRequest
+from rpk_py.groups.consumer_values import (
+    HeartbeatReply,
+    HeartbeatRequest,
+    Refused,
+    check_request,
+)
 from rpk_py.groups.explain import look_next
 from rpk_py.groups.group import Group, GroupFactory
 from rpk_py.groups.group_log import GroupLog
@@ -284,6 +289,11 @@ class GroupCoordinator:
         if not group_id:
             answer(HeartbeatReply(ErrorCode.INVALID_REQUEST, "GroupId can't be empty."))
             return
+        try:
+            check_request(request)
+        except Refused as refused:
+            answer(HeartbeatReply(refused.error, str(refused)))
+            return
         group = self._find_to_join(group_id, request.member_epoch == 0)
         if isinstance(group, ErrorCode):
             message = None
@@ -303,6 +313,8 @@ class GroupCoordinator:
             request, self._replica.state, self._factory.now_ms()
         )
         self._factory.rebalances += group.the_consumer.assignment_epoch > epoch_before
+        if reply.error and not records and group.is_fresh:
+            del group.log.groups[group_id]  # it was made for a member that may not come in
         group.run_consumer(
             records + more,
             lambda: answer(reply),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -34,7 +34,7 @@ from rpk_py.groups.records import (
     encode_records,
 )
 from rpk_py.groups.settings import CoordinatorSettings
-from rpk_py.groups.timeline import Event, EventKind, Timeline
+from rpk_py.groups.timeline import Event, EventKind, Timeline, TopicPartition
 from rpk_py.metadata.state import ClusterState
 
 if TYPE_CHECKING:
@@ -156,6 +156,13 @@ class Group:
         return self.the_consumer.is_empty
 
     @property
+    def is_fresh(self) -> bool:
+        """Nothing was ever written of it."""
+        return (
+            self.is_empty and self.offsets.is_empty and not self._recorded and not self._in_flight
+        )
+
+    @property
     def member_count(self) -> int:
         """Members that are in it."""
         members = self.classic.core.members if self.classic else self.the_consumer.members
@@ -238,13 +245,21 @@ class Group:
         else:
             self.log.append(encoded, written, self.log.partition.max_message_bytes)
 
-    def in_force(self) -> Iterator[KeyValue]:
-        """The records that say all of it, but for what is on its way."""
-        for key, value in self._recorded.items():
-            if key not in self._in_flight:
-                yield key, value
-        for topic, index, committed in self.offsets.settled():
-            yield encode_offset(self.group_id, OffsetRecord(topic, index, committed))
+    def keys(self) -> list[bytes | TopicPartition]:
+        """What its records in force stand for: keys of its own, and partitions it committed."""
+        return [*self._recorded, *((topic, index) for topic, index, _ in self.offsets.all())]
+
+    def in_force(self, keys: Iterable[bytes | TopicPartition]) -> Iterator[KeyValue]:
+        """The records in force of these, but for what is gone or has another on its way."""
+        for key in keys:
+            if isinstance(key, bytes):
+                value = self._recorded.get(key)
+                if value is not None and key not in self._in_flight:
+                    yield key, value
+                continue
+            committed = self.offsets.settled_at(*key)
+            if committed is not None:
+                yield encode_offset(self.group_id, OffsetRecord(*key, committed))
 
     # --- the clock -------------------------------------------------------------------------------
 

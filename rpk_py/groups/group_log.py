@@ -9,7 +9,8 @@ Invariants: - `done` is called once for each append, in order, NONE when it is d
             - no group is seen before all of the log was read;
             - a write that fails is final, as for any partition: all waiters get
               NOT_COORDINATOR, and the groups are gone from here until the shard starts again;
-            - a rewrite skips what has a record on its way: that record lies behind the new start.
+            - a rewrite skips what has a record on its way: that record lies behind the new start;
+            - no await lies between reading what is in force and appending it.
 Source:     CoordinatorRuntime and CoordinatorLoaderImpl of Apache Kafka 4.1.
 """
 
@@ -28,8 +29,8 @@ from rpk_py.partition import Partition
 from rpk_py.turns import Turns
 from storage.errors import StorageError
 
-BATCH_BYTES: Final = 256 * 1024  # appends of one turn go on in another batch beyond it
-CHUNK_RECORDS: Final = 1000  # of records that need not stand in one batch
+BATCH_BYTES: Final = 64 * 1024  # appends of one turn go on in another batch beyond it
+CHUNK_RECORDS: Final = 200  # of records that need not stand in one batch: about 2 ms to encode
 READ_BYTES: Final = 1024 * 1024
 SLICE_RECORDS: Final = 50  # between two looks at the clock
 RECORDS_BYTES_MAX: Final = 256 * 1024 * 1024  # of one batch, decompressed: they are our own
@@ -278,13 +279,17 @@ class GroupLog:
         size_before, start_offset = log.size_bytes, log.log_end_offset
         await self._written(())  # what stands before it is in the groups now
         await self._written(list(self._unknown.items()))
+        # What is taken from a group is appended before anything else can happen to it: later it
+        # would stand behind newer records, and a tombstone.
         part: list[KeyValue] = []
         for group in list(self.groups.values()):
-            part += group.in_force()
-            if len(part) >= CHUNK_RECORDS:
-                await self._written(part)
-                part = []
-            await self._turns.pause()
+            keys = group.keys()
+            for start in range(0, len(keys), CHUNK_RECORDS):
+                if self.groups.get(group.group_id) is group:
+                    part += group.in_force(keys[start : start + CHUNK_RECORDS])
+                if len(part) >= CHUNK_RECORDS:
+                    await self._written(part)
+                    part = []
         await self._written(part)
         if self.error:
             return

@@ -209,6 +209,12 @@ class Offsets:
                 gone.append((topic, index))
         return self._plan(_tombstones(gone))
 
+    def settled_at(self, topic: str, partition_index: int) -> CommittedOffset | None:
+        """What is committed of one partition, if it has no other record on its way."""
+        if (topic, partition_index) in self._planned_counts:
+            return None
+        return self.fetch(topic, partition_index)
+
     def settled(self) -> Iterator[tuple[str, int, CommittedOffset]]:
         """What is committed and has no other record on its way."""
         planned = self._planned_counts

@@ -35,6 +35,8 @@ from tests.clients.topics import create_topic
 from tests.clients.wire_client import WireClient, produce_request, stored_batches
 
 EARLIEST = -2
+ROUNDS = 50
+UNANSWERED = 500
 
 
 @pytest.fixture
@@ -145,6 +147,28 @@ def test_the_log_is_bounded_and_holds_what_is_in_force(broker: RunningBroker) ->
             (topic, 0): (7, "since the start"),
             (topic, 3): (9, "since the start"),
         }
+
+
+def test_no_offset_goes_back_when_commits_and_rewrites_take_turns(broker: RunningBroker) -> None:
+    topic = create_topic(broker, partitions=1)
+    groups = [f"g{number}" for number in range(400)]
+    with WireClient(broker) as client:
+        find(client, "g0")
+        wanted = [(group, offset) for offset in range(1, ROUNDS + 1) for group in groups]
+        for sent, (group, offset) in enumerate(wanted):
+            client.send(commit_request(group, topic, {0: offset}), 8)
+            if sent >= UNANSWERED:  # so that requests arrive all the time
+                assert codes(client.receive()[1]) == [0]
+        for _ in range(UNANSWERED):
+            assert codes(client.receive()[1]) == [0]
+        rewrites = broker.metrics()["rpk_group_log_rewrites_total"]
+    assert rewrites > 5, "hardly any rewrite took place"
+    broker.kill()
+    broker.start()
+    with WireClient(broker) as client:
+        assert loaded(client) == sorted(groups)
+        found = {group: committed(client, group)[topic, 0][0] for group in groups}
+    assert found == dict.fromkeys(groups, ROUNDS)
 
 
 def test_the_records_are_kafkas(broker: RunningBroker) -> None:
