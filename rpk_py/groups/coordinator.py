@@ -37,8 +37,9 @@ from rpk_py.groups.group_log import GroupLog
 from rpk_py.groups.offsets import CommitRequest, missing_group_error
 from rpk_py.groups.settings import CoordinatorSettings
 from rpk_py.groups.timeline import Event, TopicPartition
+from rpk_py.log_limit import LogLimit
 from rpk_py.metadata.replica import MetadataReplica
-from rpk_py.metadata.requests import TopicSpec
+from rpk_py.metadata.requests import TopicResult, TopicSpec
 from rpk_py.metadata.state import Delta, TopicDeleted
 from rpk_py.partition_table import PartitionTable
 from rpk_py.tasks import Tasks
@@ -76,6 +77,7 @@ class GroupCoordinator:
         self._logs: dict[int, GroupLog] = {}
         self._tasks = Tasks(lambda error: log.error("a group task failed", reason=repr(error)))
         self._factory = GroupFactory(settings, replica.state, loop, self._tasks.spawn)
+        self._log_limit = LogLimit()
         self._creating: asyncio.Task[None] | None = None
         self.commits = 0  # partitions whose offset was committed
         self.load_seconds = 0.0
@@ -119,13 +121,20 @@ class GroupCoordinator:
         try:
             (result,) = await self._replica.create_topics([spec], 10_000, False)
             if result.error_code not in (ErrorCode.NONE, ErrorCode.TOPIC_ALREADY_EXISTS):
-                self._log.warning(
-                    "the topic of committed offsets cannot be created",
-                    error=ErrorCode(result.error_code).name,
-                    reason=result.error_message,
-                )
+                self._say_not_created(result)
         finally:
             self._creating = None
+
+    def _say_not_created(self, result: TopicResult) -> None:
+        """Clients cause it as often as they look for a coordinator, so not every time."""
+        suppressed = self._log_limit.admit("offsets topic", "", self._loop.time())
+        if suppressed is not None:
+            self._log.warning(
+                "the topic of committed offsets cannot be created",
+                error=ErrorCode(result.error_code).name,
+                reason=result.error_message,
+                suppressed=suppressed,
+            )
 
     async def offsets_topic_exists(self, timeout_s: float) -> None:
         """Have it created, and wait until it is, at most so long."""
