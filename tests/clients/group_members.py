@@ -300,7 +300,7 @@ def join(
 
 
 def pump(
-    members: Sequence[Any], condition: Callable[[], object], what: str, timeout_s: float = 20.0
+    members: Sequence[Any], condition: Callable[[], object], what: str, timeout_s: float = 60.0
 ) -> None:
     """Poll the members in turn until something is true.
 

@@ -43,18 +43,21 @@ def test_every_client_goes_on_as_a_member_and_from_its_commit_after(
     topic = create_topic(broker, partitions=PARTITIONS)
     fill(broker, topic, 0, 80)
     members = {kind: join(broker, kind, kind, topic) for kind in KINDS}
-    for kind, member in members.items():
-        pump([member], lambda member=member: len(member.got) >= 80, f"{kind} reads")
-        member.commit(ends(80), kind)
-    crash(broker)
-    everything = set(range(120))
-    fill(broker, topic, 80, 40)
-    for kind, member in members.items():
-        wanted = f"{kind} goes on"
-        pump([member], lambda member=member: set(numbers(member)) == everything, wanted, 60)
-        assert member.committed(1) == (20, kind)
-        assert share([member], PARTITIONS)
-        member.close()
+    try:
+        for kind, member in members.items():
+            pump([member], lambda member=member: len(member.got) >= 80, f"{kind} reads")
+            member.commit(ends(80), kind)
+        crash(broker)
+        everything = set(range(120))
+        fill(broker, topic, 80, 40)
+        for kind, member in members.items():
+            wanted = f"{kind} goes on"
+            pump([member], lambda member=member: set(numbers(member)) == everything, wanted, 60)
+            assert member.committed(1) == (20, kind)
+            assert share([member], PARTITIONS)
+    finally:
+        for member in members.values():
+            member.close()  # one that is left to the garbage collector may hold the interpreter
     for kind in KINDS:
         again = join(broker, kind, kind, topic)
         pump([again], lambda again=again: len(again.got) >= 40, f"{kind} starts at its commit")
