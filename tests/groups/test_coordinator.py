@@ -13,6 +13,7 @@ from kafka_protocol.errors import ErrorCode
 from kafka_protocol.messages.delete_groups import DeleteGroupsRequest
 from kafka_protocol.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
 from kafka_protocol.messages.find_coordinator import FindCoordinatorRequest
+from kafka_protocol.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol
 from kafka_protocol.messages.list_groups import ListGroupsRequest
 from kafka_protocol.messages.list_offsets import (
     ListOffsetsPartition,
@@ -28,6 +29,7 @@ from kafka_protocol.messages.offset_fetch import (
     OffsetFetchRequest,
     OffsetFetchRequestGroup,
 )
+from kafka_protocol.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment
 from kafka_protocol.record_batch import build_batch, iter_records
 from rpk_py.groups.coordinator import OFFSETS_TOPIC, java_hash
 from tests.clients.broker import RunningBroker, wait_until
@@ -236,6 +238,30 @@ def test_an_offset_expires_after_its_own_retention(broker: RunningBroker) -> Non
         client.ask(commit_request("g", topic, {0: 1}, retention_ms=1), 2)
         wait_until(lambda: loaded(client) == [], "the offset and its group have expired")
         assert committed(client, "g") == {}
+
+
+def test_an_assignment_that_no_record_can_hold_is_refused_and_the_group_lives_on(
+    broker: RunningBroker,
+) -> None:
+    """GroupMetadataManager of Apache Kafka: RecordTooLargeException is UNKNOWN_SERVER_ERROR."""
+    protocols = [JoinGroupRequestProtocol("range", b"")]
+    join = JoinGroupRequest("g", 60_000, 60_000, "", None, "consumer", protocols)
+    with WireClient(broker) as client:
+        find(client, "g")
+        for assignment, error in (
+            (bytes(2 << 20), ErrorCode.UNKNOWN_SERVER_ERROR),
+            (b"small", ErrorCode.NONE),
+        ):
+            joined = client.ask(join, 3)
+            assert joined.error_code == ErrorCode.NONE
+            join.member_id = joined.member_id
+            assigned = [SyncGroupRequestAssignment(joined.member_id, assignment)]
+            sync = SyncGroupRequest(
+                "g", joined.generation_id, joined.member_id, None, None, None, assigned
+            )
+            answer = client.ask(sync, 3)
+            assert answer.error_code == error
+        assert bytes(answer.assignment) == b"small"
 
 
 def test_only_the_shard_that_leads_the_partition_coordinates(tmp_path: Path) -> None:
