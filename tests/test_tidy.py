@@ -32,7 +32,7 @@ PROTOCOL_FORBIDDEN = {"asyncio", "logging", "time", "random", "os", "socket", "t
 PROTOCOL_THIRD_PARTY = {"crc32c", "cramjam"}
 STORAGE_THIRD_PARTY = {"crc32c", "liburing"}
 STORAGE_FROM_PROTOCOL = {"kafka_protocol.record_batch", "kafka_protocol.errors"}
-BROKER_THIRD_PARTY = {*"click h11 prometheus_client re2 structlog tabulate uvloop".split()}
+BROKER_THIRD_PARTY = {"click", "h11", "prometheus_client", "re2", "structlog", "tabulate", "uvloop"}
 
 # One importer each: everything behind it can be replaced, faked or left out in one place.
 ONLY_IMPORTER = {

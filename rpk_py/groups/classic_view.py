@@ -13,6 +13,7 @@ from typing import Final
 from kafka_protocol.errors import ErrorCode
 from rpk_py.groups.classic_core import GroupCore
 from rpk_py.groups.classic_values import GroupState
+from rpk_py.groups.timeline import bounded_text
 
 CLASSIC_TYPE: Final = "classic"
 MISSING_IS_AN_ERROR_VERSION: Final = 6  # of DescribeGroups
@@ -82,5 +83,5 @@ def described_missing(group_id: str, api_version: int) -> DescribedGroup:
     """Dead without an error up to v5, and with GROUP_ID_NOT_FOUND from v6 on."""
     if api_version < MISSING_IS_AN_ERROR_VERSION:
         return DescribedGroup(ErrorCode.NONE, None, group_id, GroupState.DEAD.value)
-    message = NOT_FOUND_MESSAGE.format(group_id=group_id)
+    message = bounded_text(NOT_FOUND_MESSAGE.format(group_id=group_id))
     return DescribedGroup(ErrorCode.GROUP_ID_NOT_FOUND, message, group_id, GroupState.DEAD.value)

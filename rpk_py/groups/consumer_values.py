@@ -18,6 +18,7 @@ from rpk_py.groups.assignors import ASSIGNORS
 JOIN_EPOCH: Final = 0
 LEAVE_EPOCH: Final = -1
 LEAVE_STATIC_EPOCH: Final = -2
+TEXT_CHARACTERS_MAX: Final = 4000  # of an answer; the protocol's limit is 32,767 bytes
 CLIENT_MEMBER_ID_SINCE: Final = 1  # of ConsumerGroupHeartbeat
 
 Records: TypeAlias = list[tuple[group_records.Key, group_records.Value | None]]
@@ -70,10 +71,13 @@ class ConsumerSettings:
 
 
 class Refused(Exception):
-    """Why a heartbeat is refused; the text is for the client."""
+    """Why a heartbeat is refused; the text is for the client.
+
+    It is cut, since it quotes what the client sent, and a text of the protocol has a limit.
+    """
 
     def __init__(self, error: ErrorCode, text: str) -> None:
-        super().__init__(text)
+        super().__init__(text[:TEXT_CHARACTERS_MAX])
         self.error = error
 
 

@@ -36,7 +36,7 @@ from rpk_py.groups.group import Group, GroupFactory
 from rpk_py.groups.group_log import GroupLog
 from rpk_py.groups.offsets import CommitRequest, missing_group_error
 from rpk_py.groups.settings import CoordinatorSettings
-from rpk_py.groups.timeline import Event, TopicPartition
+from rpk_py.groups.timeline import Event, TopicPartition, bounded_text
 from rpk_py.log_limit import LogLimit
 from rpk_py.metadata.replica import MetadataReplica
 from rpk_py.metadata.requests import TopicResult, TopicSpec
@@ -307,13 +307,13 @@ class GroupCoordinator:
         if isinstance(group, ErrorCode):
             message = None
             if group is ErrorCode.GROUP_ID_NOT_FOUND:
-                message = f"Group {group_id} not found."
+                message = bounded_text(f"Group {group_id} not found.")
             answer(HeartbeatReply(group, message))
             return
         records = []
         if group.consumer is None:
             if request.member_epoch != 0 or not group.is_empty:
-                text = f"Group {group_id} is not a consumer group."
+                text = bounded_text(f"Group {group_id} is not a consumer group.")
                 answer(HeartbeatReply(ErrorCode.GROUP_ID_NOT_FOUND, text))
                 return
             records = group.become_consumer()

@@ -101,7 +101,7 @@ class Timeline:
 
 
 def bounded_text(text: str) -> str:
-    """A client's reason, cut to what a history may hold of it."""
+    """What a client wrote, cut to what a history or an answer may hold of it."""
     return text if len(text) <= TEXT_CHARACTERS_MAX else text[: TEXT_CHARACTERS_MAX - 1] + "…"
 
 

@@ -27,6 +27,7 @@ from rpk_py.cluster_view import GROUP_OPERATIONS
 from rpk_py.context import RequestContext
 from rpk_py.groups.consumer_members import ConsumerMember
 from rpk_py.groups.group import Group
+from rpk_py.groups.timeline import bounded_text
 from rpk_py.metadata.state import TopicState
 from rpk_py.turns import SLICE_ITEMS, Large
 
@@ -64,11 +65,11 @@ def _describe(ctx: RequestContext, group_id: str) -> Generator[None, None, Descr
     if isinstance(found, ErrorCode):
         told.error_code = found
         if found is ErrorCode.GROUP_ID_NOT_FOUND:
-            told.error_message = f"Group {group_id} not found."
+            told.error_message = bounded_text(f"Group {group_id} not found.")
         return told
     if found.consumer is None:
         told.error_code = ErrorCode.GROUP_ID_NOT_FOUND
-        told.error_message = f"Group {group_id} is not a consumer group."
+        told.error_message = bounded_text(f"Group {group_id} is not a consumer group.")
         return told
     group = found.consumer
     told.group_state = group.state_name

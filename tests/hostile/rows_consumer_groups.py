@@ -127,6 +127,14 @@ ROWS: list[Row] = [
         "by a stranger", beat, consumer, ErrorCode.UNKNOWN_MEMBER_ID, _CONSUMER, member_id="nobody"
     ),
     _beats(
+        "by a stranger with an id of 32,767 bytes",
+        beat,
+        consumer,
+        ErrorCode.UNKNOWN_MEMBER_ID,
+        _CONSUMER,
+        member_id="x" * 32_767,
+    ),
+    _beats(
         "of an epoch to come",
         beat,
         consumer,

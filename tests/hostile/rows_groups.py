@@ -438,6 +438,11 @@ def _offset_delete(target: Target, group: str, index: int | None = None) -> Offs
     return OffsetDeleteRequest(group, [OffsetDeleteRequestTopic(target.topic.name, [part])])
 
 
+def _far_id(target: Target) -> str:
+    """The longest group id there can be, of a group that is not there."""
+    return target.new_group(32_767)
+
+
 # -- administration --------------------------------------------------------------------------------
 
 _ADMIN = [
@@ -468,6 +473,20 @@ _ADMIN = [
         6,
         answer("groups.0.error_code", ErrorCode.GROUP_ID_NOT_FOUND),
         _KIP_1043,
+    ),
+    row(
+        "DescribeGroups of a group id of 32,767 bytes",
+        lambda target: DescribeGroupsRequest([_far_id(target)]),
+        6,
+        answer("groups.0.error_code", ErrorCode.GROUP_ID_NOT_FOUND),
+        _KIP_1043,
+    ),
+    row(
+        "ConsumerGroupDescribe of a group id of 32,767 bytes",
+        lambda target: ConsumerGroupDescribeRequest([_far_id(target)]),
+        1,
+        answer("groups.0.error_code", ErrorCode.GROUP_ID_NOT_FOUND),
+        _KIP_848,
     ),
     row(
         "DescribeGroups of a group of epochs",

@@ -219,11 +219,12 @@ class Target:
         assert part.error_code == 0, part
         return int(part.base_offset)
 
-    def new_group(self) -> str:
-        """A group that nobody has used, and that the bootstrap node coordinates."""
+    def new_group(self, size: int = 0) -> str:
+        """A group that nobody has used, and that the bootstrap node coordinates; its id has at
+        least so many bytes."""
         deadline = time.monotonic() + SETUP_S
         while True:
-            name = self.new_name("group")
+            name = self.new_name("group").ljust(size, "x")
             answer = self._good.ask(FindCoordinatorRequest(coordinator_keys=[name]), 4)
             found = answer.coordinators[0]
             if not found.error_code and found.node_id == self.node_id:
