@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check fmt bench soak groups fuzz clean uring
+.PHONY: help run test lint check fmt bench soak groups fuzz clean uring
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 14
@@ -26,10 +26,12 @@ run: $(VENV)/.runtime ## set up on first use, then start the broker on 127.0.0.1
 test: $(VENV)/.dev ## set up on first use, then run all tests, real clients and power cuts included
 	$(BIN)/python -m pytest --timeout=900 $(ARGS)
 
-check: $(VENV)/.dev ## format, lint, types, layers and unit tests: under a minute
+lint: $(VENV)/.dev ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check: lint ## the same, layers and unit tests: about a minute
 	$(BIN)/python -m pytest --timeout=120 -q -n 2 $(UNIT) $(ARGS)
 
 fmt: $(VENV)/.dev ## format, and fix what the linter can fix
