@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 ADDR ?= 127.0.0.1:9092
 DATA ?= data
 ARGS ?=
-BENCH ?= broker
+BENCH ?= compare
 UNIT := $(wildcard tests/protocol tests/storage tests/broker tests/fuzz) tests/test_tidy.py
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -38,7 +38,7 @@ fmt: $(VENV)/.dev ## format, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev ## measure: BENCH=broker (default), shards, abuse, groups, codec or disk_write
+bench: $(VENV)/.bench ## beside Apache Kafka and others, about an hour; or BENCH=broker, shards, abuse, groups, codec, disk_write
 	$(BIN)/python -m bench.$(BENCH) $(ARGS)
 
 soak: $(VENV)/.dev ## real clients on 4 shards under kill -9 for 5 minutes: ARGS='--seconds 600 --seed 7'
@@ -88,6 +88,11 @@ uring: | $(BIN)/python ## build liburing's binding (again); `make run` and `make
 	  echo "    Nothing is lost: the broker uses its built-in io_uring ring. To get liburing:"; \
 	  echo "      apt-get install gcc libc6-dev python3-dev && make uring"; \
 	fi
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.dev
+	@echo "==> installing what the benchmark needs beside it"
+	@$(PIP) install --quiet --editable '.[dev,bench]'
+	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.runtime
 	@echo "==> installing test clients and linters"

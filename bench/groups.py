@@ -18,7 +18,7 @@
     many      one group that commits 10,000 partitions in one request and fetches them again
 
 One broker with one shard, settings of a fresh start. With --kafka-jars the same is asked of Apache
-Kafka from the jars in that directory (kafka_peer.py), one after the other.
+Kafka from the jars in that directory (bench/peers/kafka.py), one after the other.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.group_members import WAIT, ClassicMember, ConsumerMember, Link, is_settled
-from bench.kafka_peer import KafkaPeer, running_kafka
+from bench.peers.kafka import KafkaServer, running_kafka
 from bench.process import Broker, running
 from bench.wire import CLIENT_ID, METADATA_VERSION, Connection, create_topic
 from kafka_protocol.errors import ErrorCode
@@ -75,7 +75,7 @@ READY_S_MAX = 60.0
 COMMIT_VERSION = 8
 FETCH_VERSION = 8
 FIND_VERSION = 3
-Server = Broker | KafkaPeer
+Server = Broker | KafkaServer
 
 
 def prepare(server: Server) -> None:

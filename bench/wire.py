@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from kafka_protocol.errors import ErrorCode
 from kafka_protocol.frame import decode_response, encode_request
-from kafka_protocol.messages.create_topics import CreatableTopic, CreateTopicsRequest
+from kafka_protocol.messages.create_topics import (
+    CreatableTopic,
+    CreatableTopicConfig,
+    CreateTopicsRequest,
+)
 from kafka_protocol.messages.delete_topics import DeleteTopicsRequest
 from kafka_protocol.messages.init_producer_id import InitProducerIdRequest
 from kafka_protocol.messages.metadata import MetadataRequest, MetadataRequestTopic
@@ -22,6 +27,7 @@ from kafka_protocol.schema import info_of
 
 PRODUCE_VERSION = 9
 METADATA_VERSION = 12
+FETCH_VERSION = 12
 CREATE_TOPICS_VERSION = 7
 DELETE_TOPICS_VERSION = 5
 ANSWER_S_MAX = 60.0
@@ -77,9 +83,12 @@ def produce_frame(topic: str, partition: int, batch: bytes | bytearray) -> bytes
     return encode_request(request, PRODUCE_VERSION, 1, CLIENT_ID)
 
 
-def create_topic(connection: Connection, name: str, partitions: int) -> None:
-    """Create a topic. Raises Refused."""
-    request = CreateTopicsRequest([CreatableTopic(name, partitions, 1, [], [])])
+def create_topic(
+    connection: Connection, name: str, partitions: int, configs: Mapping[str, str] = {}
+) -> None:
+    """Create a topic with `configs` of its own. Raises Refused."""
+    entries = [CreatableTopicConfig(key, value) for key, value in configs.items()]
+    request = CreateTopicsRequest([CreatableTopic(name, partitions, 1, [], entries)])
     result = connection.ask(request, CREATE_TOPICS_VERSION).topics[0]
     if result.error_code:
         raise Refused(f"create {name}: {ErrorCode(result.error_code).name} {result.error_message}")
@@ -96,10 +105,13 @@ def delete_topic(connection: Connection, name: str) -> None:
 def leaders(connection: Connection, topic: str) -> list[str]:
     """HOST:PORT of the leader of each partition, by partition index."""
     wanted = [MetadataRequestTopic(bytes(16), topic)]
-    answer = connection.ask(MetadataRequest(wanted), METADATA_VERSION)
-    nodes = {node.node_id: f"{node.host}:{node.port}" for node in answer.brokers}
-    partitions = sorted(answer.topics[0].partitions, key=lambda one: one.partition_index)
-    return [nodes[one.leader_id] for one in partitions]
+    while True:
+        answer = connection.ask(MetadataRequest(wanted), METADATA_VERSION)
+        nodes = {node.node_id: f"{node.host}:{node.port}" for node in answer.brokers}
+        partitions = sorted(answer.topics[0].partitions, key=lambda one: one.partition_index)
+        if partitions and all(one.leader_id in nodes for one in partitions):
+            return [nodes[one.leader_id] for one in partitions]
+        time.sleep(RETRY_S)  # a topic that was made just now
 
 
 class SequentialProducer:

@@ -1,0 +1,1 @@
+"""rpk-py and its peers side by side: `python -m bench.compare`."""

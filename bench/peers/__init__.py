@@ -1,0 +1,1 @@
+"""The brokers that are compared: one small file each."""
