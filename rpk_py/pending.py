@@ -29,8 +29,11 @@ class Pending:
         assert not self.completed
         self.completed = True
         self.response = response
-        if self._subscriber is not None:
-            self._subscriber(response)
+        # Forgotten before it is called: it refers to whoever holds this object, and a cycle a
+        # request is what the garbage collector would be kept busy with.
+        subscriber, self._subscriber = self._subscriber, None
+        if subscriber is not None:
+            subscriber(response)
 
     def subscribe(self, subscriber: Callable[[Any], None]) -> None:
         """Have `subscriber(response)` called at the completion, which has not been yet."""
