@@ -20,6 +20,7 @@ from storage.errors import LockTimeout
 
 LOCK_NAME = ".lock"
 RECYCLE = "recycle"  # retired segments, a directory a shard
+JOURNAL = "journal"  # the shards' journals, likewise
 
 
 def prepare(path: Path) -> list[Path]:
@@ -70,6 +71,17 @@ def drop_unused_pools(path: Path, node_ids: Iterable[int]) -> None:
     """
     used = {str(node_id) for node_id in node_ids}
     for directory in (path / RECYCLE).glob("[0-9]*"):
+        if directory.name not in used:
+            shutil.rmtree(directory)
+
+
+def drop_unused_journals(path: Path, node_ids: Iterable[int]) -> None:
+    """Delete the journals of shards that there are no more, once segments hold all of them.
+
+    Raises: OSError  they cannot be deleted
+    """
+    used = {str(node_id) for node_id in node_ids}
+    for directory in (path / JOURNAL).glob("[0-9]*"):
         if directory.name not in used:
             shutil.rmtree(directory)
 

@@ -368,9 +368,16 @@ _DATA = Group(
             (
                 "rpk_group_commits_total",
                 "counter",
-                "Durable writes of a partition, each serving all batches that waited.",
+                "Durable writes, of a partition or the journal, each for all batches that waited.",
                 "",
             ),
+            (
+                "rpk_journal_writes_total",
+                "counter",
+                "Those of them that went to the shard's journal, for several partitions at once.",
+                "",
+            ),
+            ("rpk_journal_bytes_total", "counter", "Their bytes.", ""),
             (
                 "rpk_write_bytes_total",
                 "counter",

@@ -22,6 +22,7 @@ from rpk_py.config import Config
 from rpk_py.context import Broker
 from rpk_py.data_dir import LOCK_NAME, RECYCLE
 from rpk_py.event_loop import new_event_loop
+from rpk_py.journal_life import JournalOfShard
 from rpk_py.log_setup import Log, log_loop_problems, make_logger
 from rpk_py.metadata.replica import MetadataReplica, OnDelta, open_replica
 from rpk_py.metadata.state import BrokerConfigsChanged, ClusterState, Delta, Json
@@ -44,17 +45,30 @@ GC_THRESHOLDS = (10_000, 10, 50)
 
 
 def run(
-    config: Config, shard_index: int, node_id: int, listener: socket.socket, control: socket.socket
+    config: Config,
+    shard_index: int,
+    node_id: int,
+    listener: socket.socket,
+    control: socket.socket,
+    others_run: bool,
 ) -> int:
-    """Serve until the supervisor says stop or is gone. Returns the process's exit code."""
+    """Serve until the supervisor says stop or is gone. Returns the process's exit code.
+
+    others_run  the other shards go on serving: their journals are theirs
+    """
     log = make_logger(config, shard=node_id)
     slow_loop = partial(log.report, "uvloop is not used")
     with asyncio.Runner(loop_factory=lambda: new_event_loop(slow_loop)) as runner:
-        return runner.run(_serve(config, node_id, listener, control, log))
+        return runner.run(_serve(config, node_id, listener, control, others_run, log))
 
 
 async def _serve(
-    config: Config, node_id: int, listener: socket.socket, control: socket.socket, log: Log
+    config: Config,
+    node_id: int,
+    listener: socket.socket,
+    control: socket.socket,
+    others_run: bool,
+    log: Log,
 ) -> int:
     gc.set_threshold(*GC_THRESHOLDS)  # before the metadata makes its objects
     loop = asyncio.get_running_loop()
@@ -66,21 +80,10 @@ async def _serve(
         config.io_backend, loop, partial(log.report, "the best disk backend is not used")
     )
     metrics = ShardMetrics()
-    context = LogContext(
-        disk=disk,
-        committer=Committer(
-            disk, loop, time.perf_counter, metrics.observe_write, config.inflight_bytes_max
-        ),
-        cache=RecordCache(config.cache_bytes),
-        pool=SegmentPool(config.data_dir / RECYCLE / str(node_id), config.recycle_bytes),
-        block_bytes=block_bytes,
-        checkpoint_bytes=config.checkpoint_bytes,
-        lock_wait_s=config.lock_wait_s,
-        now_ms=lambda: time.time_ns() // 1_000_000,
-        rng=random.SystemRandom(),
-        report=log.report,
-    )
+    context = _log_context(config, node_id, disk, block_bytes, metrics, log)
     await disk.run(context.pool.load)
+    journal = JournalOfShard(config, node_id, context, log)
+    await journal.read(others_run)
     replica = await _open_replica(config, node_id, control, log)
     stop = asyncio.Event()
     gone = asyncio.Event()
@@ -103,11 +106,14 @@ async def _serve(
     replica.on_delta.append(lambda delta, _state: broker.groups.on_delta(delta))
     await replica.start()
     replica.on_stop = stop.set
+    replica.on_all_ready = journal.begin
+    journal.was_applied(table)
     server = Server(broker)
     await server.start(listener)
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process: never look at it again
-    replica.ready(backend=disk.name, direct=direct, block_bytes=block_bytes)
+    facts = {"backend": disk.name, "direct": direct, "block_bytes": block_bytes}
+    replica.ready(**facts, journals_needed=journal.needed)
     broker.groups.start()
     expire = loop.create_task(_expire_producers(broker))
     lag = loop.create_task(_watch_loop(broker))
@@ -120,9 +126,29 @@ async def _serve(
     await broker.groups.close()
     broker.turns.close()
     await table.close()
+    await journal.settle()
     await disk.close()
+    journal.close()
     await replica.close()
     return 1 if gone.is_set() else 0
+
+
+def _log_context(
+    config: Config, node_id: int, disk: Disk, block_bytes: int, metrics: ShardMetrics, log: Log
+) -> LogContext:
+    loop, in_flight_max = asyncio.get_running_loop(), config.inflight_bytes_max
+    return LogContext(
+        disk=disk,
+        committer=Committer(disk, loop, time.perf_counter, metrics.observe_write, in_flight_max),
+        cache=RecordCache(config.cache_bytes),
+        pool=SegmentPool(config.data_dir / RECYCLE / str(node_id), config.recycle_bytes),
+        block_bytes=block_bytes,
+        checkpoint_bytes=config.checkpoint_bytes,
+        lock_wait_s=config.lock_wait_s,
+        now_ms=lambda: time.time_ns() // 1_000_000,
+        rng=random.SystemRandom(),
+        report=log.report,
+    )
 
 
 async def _open_replica(
@@ -225,6 +251,8 @@ def _watch(metrics: ShardMetrics, broker: Broker, context: LogContext, disk: Dis
     watch("cache_misses", lambda: context.cache.misses)
     watch("group_commits", lambda: disk.writes)
     watch("write_bytes", lambda: disk.write_bytes)
+    watch("journal_writes", lambda: context.committer.journal_writes)
+    watch("journal_bytes", lambda: context.committer.journal_bytes)
     groups = broker.groups
     watch("group_members", lambda: groups.member_count)
     watch("group_rebalances", lambda: groups.rebalances)

@@ -28,8 +28,8 @@ FATAL_EXIT = 78
 CRASH_EXIT = 70
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)  # by the supervisor's loop
 
-# run(config, shard_index, node_id, listener, control) -> exit code
-ShardEntry: TypeAlias = Callable[[Config, int, int, socket.socket, socket.socket], int]
+# run(config, shard_index, node_id, listener, control, others_run) -> exit code
+ShardEntry: TypeAlias = Callable[[Config, int, int, socket.socket, socket.socket, bool], int]
 
 
 def fork_shard(
@@ -39,9 +39,10 @@ def fork_shard(
     listener: socket.socket,
     lock_fd: int,
     core: int | None,
+    others_run: bool,
     log: Any,
 ) -> tuple[int, socket.socket]:
-    """Start one shard process.
+    """Start one shard process; `others_run`: it died, and the others have served since.
 
     Returns: (pid, the supervisor's end of the control socketpair)
     Raises:  OSError  the process could not be created
@@ -69,7 +70,8 @@ def fork_shard(
     code = CRASH_EXIT
     try:
         _leave_supervisor(supervisor_pid, [listener.fileno(), theirs.fileno(), lock_fd], core)
-        code = entry(config, shard_index, config.node_id(shard_index), listener, theirs)
+        node_id = config.node_id(shard_index)
+        code = entry(config, shard_index, node_id, listener, theirs, others_run)
     except BaseException:
         log.exception("a shard failed", node_id=config.node_id(shard_index))
     finally:

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from kafka_protocol.errors import ErrorCode
-from rpk_py import exposition, listeners, shard_link
+from rpk_py import data_dir, exposition, listeners, shard_link
 from rpk_py.admin import AdminServer
 from rpk_py.broker_configs import effective_config
 from rpk_py.config import Config
@@ -135,6 +135,7 @@ class Supervisor:
             shard.listener,
             self._prepared.lock_fd,
             shard.core,
+            self._announced,
             self._log,
         )
         shard.begin(pid)
@@ -261,9 +262,22 @@ class Supervisor:
             write_file_atomic(self._config.data_dir / STATUS_FILE, data)
         except OSError as error:
             self._log.warning("cannot write broker.json", reason=str(error))
+        self._let_journals_begin()
         if not self._announced:
             self._announced = True
             self._on_ready(info)
+
+    def _let_journals_begin(self) -> None:
+        """All shards serve, so segments hold what journals held, unless a partition is offline."""
+        if any(shard.info.get("journals_needed") for shard in self._shards):
+            return
+        if not self._announced:
+            try:
+                data_dir.drop_unused_journals(self._config.data_dir, self._config.node_ids)
+            except OSError as error:
+                self._log.warning("cannot remove a journal", reason=str(error))
+        for shard in self._shards:
+            shard.send({"type": "all_ready"})
 
     def _reap(self) -> None:
         for shard in self._shards:

@@ -7,6 +7,10 @@ that is full is handed over at once, so bulk keeps several writes in flight.
 
     durable_offset <= written_offset (handed to the disk) <= appended_offset     (all exclusive)
 
+Where many partitions are dirty, what is new in the open record goes through the shard's journal
+(journal.py): it is durable then, and the record stays open. `stored_offset` <= durable_offset is
+what segments hold: a start appends the rest from the journal.
+
 Where a record goes in the file is decided when its buffer is opened (`_plan_pos`), its header is
 stamped when it is submitted. A record that does not fit in its segment `rolls`: it waits until
 everything before it is durable, a new segment is made, and it becomes its first record.
@@ -37,6 +41,7 @@ from storage.wal_format import encode_record_header, record_bytes, round_up
 
 WRITTEN = memoryview(b"")
 RECORD_BYTES_MAX = 1 << 20  # one record's usual upper bound; a larger batch gets its own record
+JOURNALED_BYTES_MAX = 64 << 10  # the same of one that fills slowly, by way of the journal
 
 
 class AppenderOwner(Protocol):
@@ -49,7 +54,8 @@ class AppenderOwner(Protocol):
         """Nothing more will be written."""
 
     def on_settled(self) -> None:
-        """A write came back after the failure; `in_flight_count` fell."""
+        """A write came back that made nothing durable: after the failure, or of what the journal
+        held already."""
 
     def on_checkpoint(self, record: RecordBuffer) -> None:
         """Everything before `record`, which carries a checkpoint_state, is durable."""
@@ -70,6 +76,7 @@ class SegmentAppender:
         "_flush_timer",
         "_group_bytes",
         "_in_flight",
+        "_must_store",
         "_open",
         "_outgrown",
         "_owner",
@@ -88,8 +95,12 @@ class SegmentAppender:
         "failed",
         "flush_bytes",
         "flush_ms",
+        "journal_marks",
+        "partition",
         "segment",
         "segment_bytes",
+        "stored_offset",
+        "topic_id",
         "write_caching",
         "write_seconds",
         "writes",
@@ -105,6 +116,8 @@ class SegmentAppender:
         segment: Segment | None,
         next_offset: int,
         block_bytes: int,
+        topic_id: bytes = bytes(16),
+        partition: int = 0,
     ) -> None:
         self._owner = owner
         self._committer = committer
@@ -114,7 +127,11 @@ class SegmentAppender:
         in_use = segment.header.block_bytes if segment else 0
         self.block_bytes = max(block_bytes, in_use)
         self._outgrown = 0 < in_use < block_bytes  # the device's blocks are larger: roll
+        self.topic_id, self.partition = topic_id, partition
         self.appended_offset = self.written_offset = self.durable_offset = next_offset
+        self.stored_offset = next_offset
+        self.journal_marks = 0
+        self._must_store = False
         self._plan_pos = segment.write_pos if segment else 0
         self._open: RecordBuffer | None = None
         self._queued: deque[RecordBuffer] = deque()
@@ -179,13 +196,20 @@ class SegmentAppender:
         self._unflushed_bytes = 0
         self._committer.mark_dirty(self)
 
+    def store(self) -> None:
+        """The same, to the segment: also what is durable in the journal."""
+        if self._open is not None:
+            self._must_store = True
+        self.flush_now()
+
     def flush(self) -> None:
         """Queue at the disk every write that may start now. Called by the committer."""
         if self._preparing or self.failed is not None:
             return
-        queued = self._queued
-        if not queued and not self._in_flight and self._open is not None:
-            self._close_record(self._open)
+        queued, record = self._queued, self._open
+        if not queued and not self._in_flight and record is not None:
+            if self._must_store or record.journaled_end < record.size:
+                self._close_record(record)
         while queued:
             record = queued[0]
             segment = self.segment
@@ -200,6 +224,41 @@ class SegmentAppender:
                 return
             queued.popleft()
             self._submit(record, segment, total)
+
+    # -- the journal -----------------------------------------------------------------------
+
+    def journal_bytes(self) -> int:
+        """How much of the open record is new; 0 where it waits for a direct write."""
+        record = self._open
+        if record is None or self._queued or self._in_flight or self._must_store:
+            return 0
+        return 0 if self._preparing or self.failed else record.size - record.journaled_end
+
+    def journal_slice(self) -> tuple[RecordBuffer, int]:
+        """The open record, and where in its body the new bytes begin."""
+        record = self._open
+        assert record is not None
+        self.written_offset = record.next_offset
+        return record, record.journaled_end
+
+    def on_journaled(
+        self, record: RecordBuffer, end: int, next_offset: int, seconds: float
+    ) -> None:
+        """`record` is durable up to the byte `end`, unless it failed meanwhile."""
+        if self.failed is not None:
+            return
+        self.writes += 1
+        self.write_seconds += seconds
+        if not record.done:  # else its direct write was faster, and has counted it
+            size = end - record.journaled_bytes
+            record.journaled_bytes = end
+            self._pending_bytes -= size
+            self._committer.pending_bytes -= size
+        if next_offset > self.durable_offset:
+            self.durable_offset = next_offset
+            self._owner.on_durable(next_offset)
+
+    # -- direct writes ---------------------------------------------------------------------
 
     def prepared(self, segment: Segment) -> None:
         """The log has made room in `segment`: go on."""
@@ -217,6 +276,7 @@ class SegmentAppender:
             self.failed = error
             self._queued.clear()
             self._open = None
+            self._must_store = False
             self._committer.pending_bytes -= self._pending_bytes
             self._pending_bytes = 0
             self._owner.on_failed(error)
@@ -236,7 +296,8 @@ class SegmentAppender:
         block_bytes = self.block_bytes
         if self._open is not None:
             if self._open.leader_epoch == leader_epoch:  # it overflowed: bulk, so think bigger
-                self._group_bytes = min(2 * len(self._open.body), RECORD_BYTES_MAX)
+                most = JOURNALED_BYTES_MAX if self._open.journaled_end else RECORD_BYTES_MAX
+                self._group_bytes = min(2 * len(self._open.body), most)
             self._close_record(self._open)
         needed = round_up(size, block_bytes)
         room = self.segment_bytes - self._plan_pos - block_bytes
@@ -265,6 +326,7 @@ class SegmentAppender:
         self._group_bytes = min(self._group_bytes, RECORD_BYTES_MAX)
         self._queued.append(record)
         self._open = None
+        self._must_store = False
 
     def _flush_later(self, size: int) -> None:
         """write.caching: flush after flush_bytes or flush_ms, whichever comes first."""
@@ -328,19 +390,26 @@ class SegmentAppender:
         assert segment is not None
         if not in_flight[0].done:
             return
+        durable_before = self.durable_offset
         while in_flight and in_flight[0].done:
             durable = in_flight.popleft()
             assert segment.durable_pos == durable.pos
             segment.durable_pos = durable.end_pos
-            self.durable_offset = durable.next_offset
-            self._pending_bytes -= durable.size
-            committer.pending_bytes -= durable.size
+            self.durable_offset = self.stored_offset = durable.next_offset
+            size = durable.size - durable.journaled_bytes
+            self._pending_bytes -= size
+            committer.pending_bytes -= size
             self._cache.admit(durable, self._spans)
             if durable.checkpoint_state is not None:
                 self._owner.on_checkpoint(durable)
         if self._queued or self._open is not None:
             committer.mark_dirty(self)
-        self._owner.on_durable(self.durable_offset)
+        if self.journal_marks and committer.journal is not None:
+            committer.journal.stored(self)
+        if self.durable_offset > durable_before:
+            self._owner.on_durable(self.durable_offset)
+        else:
+            self._owner.on_settled()
 
     def _write_error(self, record: RecordBuffer, total: int, res: int) -> StorageError:
         segment = self.segment

@@ -2,30 +2,19 @@
 
 Appenders mark themselves dirty; at the end of the loop's tick the committer lets each hand its
 records to the disk and submits all of them in one system call. Syncing belongs to the shard and
-not to the partition, so this is the seam where many small dirty partitions will share one
-journal write. Today every flush is one durable write (RWF_DSYNC) a record.
+not to the partition: where many partitions are dirty and have little to write, their new batches
+share one write to the shard's journal (journal.py); otherwise a flush is one durable write
+(RWF_DSYNC) of a record to its segment.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
 
 from storage.disk import Disk
-from storage.errors import DiskFailed, StorageError
-
-
-class Flushable(Protocol):
-    """What the committer commits: a partition's appender."""
-
-    dirty: bool
-
-    def flush(self) -> None:
-        """Queue every write that may start now at the disk."""
-
-    def fail(self, error: StorageError) -> None:
-        """Stop for good."""
+from storage.errors import DiskFailed
+from storage.journal import PARTITIONS_MIN, Flushable, Journal
 
 
 def _ignore(_seconds: float, _batches: int, _size_bytes: int) -> None:
@@ -41,6 +30,7 @@ class Committer:
         "_scheduled",
         "clock_s",
         "disk",
+        "journal",
         "observe_write",
         "pending_bytes",
         "pending_bytes_max",
@@ -60,6 +50,7 @@ class Committer:
         self.observe_write = observe_write
         self.pending_bytes = 0  # of batches that are appended and not durable
         self.pending_bytes_max = pending_bytes_max  # beyond it write.caching is suspended
+        self.journal: Journal | None = None  # there is none before all shards serve
         self._loop = loop
         self._dirty: list[Flushable] = []
         self._scheduled = False
@@ -82,10 +73,34 @@ class Committer:
         """Run `callback` in `delay_ms` (delayed flushes with write.caching)."""
         return self._loop.call_later(delay_ms / 1000, callback)
 
+    @property
+    def journal_writes(self) -> int:
+        """Durable writes to the journal so far."""
+        return self.journal.writes if self.journal is not None else 0
+
+    @property
+    def journal_bytes(self) -> int:
+        """And their bytes."""
+        return self.journal.write_bytes if self.journal is not None else 0
+
+    def use(self, journal: Journal) -> None:
+        """From now on share writes where that pays."""
+        self.journal = journal
+        journal.resume = self._resume
+
+    def _resume(self, waiting: list[Flushable]) -> None:
+        """What waited for the journal is committed in this tick."""
+        self._dirty += waiting
+        if self._dirty and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.commit)
+
     def commit(self) -> None:
         """Flush what is dirty now; what gets dirty meanwhile waits for the next tick."""
         self._scheduled = False
         dirty, self._dirty = self._dirty, []
+        if self.journal is not None and len(dirty) >= PARTITIONS_MIN:
+            dirty = self.journal.take(dirty)
         for appender in dirty:
             appender.dirty = False
             try:

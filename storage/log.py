@@ -36,11 +36,10 @@ from storage.segment import (
     create_segment,
     cut,
     file_name,
+    remove_old_checkpoints,
 )
 from storage.timestamps import first_at_or_after, largest
 from storage.wal_format import SegmentHeader, record_bytes
-
-CHECKPOINTS_KEPT = 2
 
 
 class Log:
@@ -80,6 +79,8 @@ class Log:
             active,
             active.next_offset if active else log_start_offset,
             context.block_bytes,
+            topic_id,
+            partition,
         )
         self._appender.checkpoint_bytes = context.checkpoint_bytes
         self._apply(config)
@@ -410,18 +411,21 @@ class Log:
         Raises: StorageError; the log start is the old one, after a restart perhaps the new one
         """
         assert before_offset <= self.log_end_offset
-        while self.durable_offset < before_offset and not (self.failed or self._closing):
-            self._appender.flush_now()  # write.caching
-            await self._wait_idle_change()
-        if self.failed is not None:
-            raise self.failed
-        if self._closing:
-            raise StorageError(f"{self.directory.name} is closed")
+        await self.store(before_offset)
         if before_offset <= self.log_start_offset:
             return
         await asyncio.shield(self._spawn(self._move_start(before_offset)))
         if before_offset > self.log_start_offset:
             raise self.failed or StorageError(f"{self.directory}: the log start was not moved")
+
+    async def store(self, end_offset: int) -> None:
+        """Have everything before `end_offset` in segments, durably: what only memory or the
+        shard's journal holds is not enough for what says that it was there. Raises StorageError."""
+        while self._appender.stored_offset < end_offset and not (self.failed or self._closing):
+            self._appender.store()
+            await self._wait_idle_change()
+        if self.failed or self._closing:
+            raise self.failed or StorageError(f"{self.directory.name} is closed")
 
     async def _move_start(self, start_offset: int) -> None:
         run, report = self._context.disk.run, self._context.report
@@ -453,7 +457,7 @@ class Log:
         """Give up segments below the log start, oldest first."""
         suffixes = INDEX_SUFFIX, SEGMENT_SUFFIX
         for segment in segments:
-            await _close_unpinned(segment)
+            await segment.close_unpinned()
             names = [file_name(segment.base_offset, suffix) for suffix in suffixes]
             try:
                 await self._context.disk.run(give_up, self.directory, names, self._context.pool)
@@ -486,7 +490,7 @@ class Log:
             self._checkpoint_base = max(self._checkpoint_base, checkpoint.segment_base_offset)
             self._checkpointed_offset = max(self._checkpointed_offset, checkpoint.next_offset)
             self._retire_unneeded()
-            await run(_remove_old_checkpoints, self.directory)
+            await run(remove_old_checkpoints, self.directory)
         except OSError as error:  # an older one still serves; recovery scans further
             self._context.report("a checkpoint cannot be written", f"{path}: {error}")
 
@@ -499,9 +503,8 @@ class Log:
         """
         self._closing = True
         if self.failed is None and not self._closed:
-            self._appender.flush_now()
+            self._appender.store()
         await self._until_idle()  # a failed log's too: a write in flight needs its descriptor
-        await self._finish_tasks()
         try:
             if self.failed is None and not self._closed:
                 await self.checkpoint_end()
@@ -539,19 +542,27 @@ class Log:
         self._closing = self._closed = True
         self._appender.fail(StorageError(f"{self.directory.name} was deleted"))
         await self._until_idle()
-        await self._finish_tasks()
+        if self._context.committer.journal is not None:
+            self._context.committer.journal.forget(self._appender)
         locked = [(s.path.name, s.fd) for s in self._segments if s.fd >= 0]
         try:  # under the locks: afterwards the name may be another topic's
             return await self._context.disk.run(discard_directory, self.directory, locked, trash)
         finally:
             await self._close_files()
 
+    async def abandon(self) -> None:
+        """Close the files of a log that nobody was given, as they are."""
+        self._closing = True
+        self._appender.fail(StorageError(f"{self.directory.name} was not opened"))
+        await self._until_idle()
+        await self._close_files()
+
     async def _close_files(self) -> None:
         self._closed = True
         self._spans.clear()
         for segment in self._segments:
             if segment.pins:  # a read under way does not hold up the end
-                self._spawn(_close_unpinned(segment))
+                self._spawn(segment.close_unpinned())
             elif segment.fd >= 0:
                 fd, segment.fd = segment.fd, -1  # before anybody else can see it closed
                 await self._context.disk.run(os.close, fd)
@@ -561,6 +572,8 @@ class Log:
             await self._wait_idle_change()
         while self.failed is not None and self._appender.in_flight_count:
             await self._wait_idle_change()
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
 
     async def _wait_idle_change(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -583,18 +596,3 @@ class Log:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._appender.fail(DiskFailed(f"{self.directory}: unexpected: {error!r}"))
-
-    async def _finish_tasks(self) -> None:
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
-
-
-async def _close_unpinned(segment: Segment) -> None:
-    await segment.until_unpinned()
-    os.close(segment.fd)
-    segment.fd = -1
-
-
-def _remove_old_checkpoints(directory: Path) -> None:
-    for path in sorted(directory.glob(f"*{CHECKPOINT_SUFFIX}"))[:-CHECKPOINTS_KEPT]:
-        path.unlink(missing_ok=True)

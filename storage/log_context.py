@@ -12,6 +12,7 @@ from kafka_protocol.record_batch import BatchHeader
 from storage.committer import Committer
 from storage.disk import Disk
 from storage.errors import StorageError
+from storage.journal import Entries
 from storage.record_buffer import RecordCache
 from storage.recycle import SegmentPool
 
@@ -57,6 +58,7 @@ class LogContext:
     `checkpoint_bytes`: a checkpoint each so many bytes of appends
     `lock_wait_s`: how long a segment that another process has locked is waited for
     `report`: tells the operator, given the event's name, which never changes, and a sentence
+    `journaled`: what journals hold of partitions that are not open yet
     `looks_inside`: held by the search that looks into a batch, see timestamps.py
     """
 
@@ -70,4 +72,5 @@ class LogContext:
     now_ms: Callable[[], int]
     rng: random.Random
     report: Callable[[str, str], None]
+    journaled: Entries = field(default_factory=dict)
     looks_inside: asyncio.Lock = field(default_factory=asyncio.Lock)

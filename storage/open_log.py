@@ -3,7 +3,8 @@
 Recovery = checkpoint + scan. The newest checkpoint that fits the files gives the producer state
 and the position from which records are scanned; without one the scan starts at the oldest
 segment. Sealed segments are not scanned where their index file holds. What may be cut and what
-must not is decided in storage/recovery.py.
+must not is decided in storage/recovery.py. What the shard's journal held durably and no segment
+has is appended then.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from storage.checkpoint import Checkpoint, decode_checkpoint
 from storage.disk import write_file_atomic
 from storage.errors import CorruptRecord
 from storage.index import SegmentIndex, decode_index
+from storage.journal import Entry
 from storage.log import Log
 from storage.log_context import LogConfig, LogContext, ProducerState
 from storage.log_start import give_up, names_below, start_in, trim_epochs
@@ -99,7 +101,30 @@ async def open_log(
         checked_pos = checkpoint.pos
     if segments and segments[-1].write_pos - checked_pos >= SCANNED_BYTES_MAX:
         await log.checkpoint_end()  # a crash that follows soon must not scan all of it again
+    if entries := context.journaled.get((topic_id, partition)):
+        await _append_journaled(log, entries, state)
     return log
+
+
+async def _append_journaled(log: Log, entries: list[Entry], state: ProducerState) -> None:
+    """Append what is durable in the journal and not in a segment, and have it there."""
+    try:
+        for entry in entries:
+            end = log.log_end_offset
+            if entry.next_offset <= end:
+                continue
+            if entry.base_offset != end:
+                raise CorruptRecord(
+                    f"{log.directory}: the log ends at offset {end}, and what is durable in the "
+                    f"journal goes on at {entry.base_offset}: {ADVICE}"
+                )
+            for pos, batch in iter_batches(entry.data, 0, len(entry.data)):
+                log.append(entry.data[pos : pos + batch.size_bytes], batch, entry.leader_epoch)
+                state.replay(batch)
+        await log.store(log.log_end_offset)
+    except BaseException:
+        await log.abandon()
+        raise
 
 
 def _lock_segments(

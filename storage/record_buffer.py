@@ -37,6 +37,10 @@ class RecordBuffer:
         "done",
         "end_pos",
         "header_crc",
+        "journaled_batches",
+        "journaled_bytes",
+        "journaled_end",
+        "journaled_offset",
         "leader_epoch",
         "max_timestamp",
         "next_offset",
@@ -72,6 +76,10 @@ class RecordBuffer:
         self.done = False
         self.rolls = False
         self.checkpoint_state: bytes | None = None
+        # Handed to the journal: bytes and batches from the start on, and the offset after them.
+        self.journaled_end = self.journaled_batches = 0
+        self.journaled_offset = base_offset
+        self.journaled_bytes = 0  # of them durable there
 
     @classmethod
     def allocate(

@@ -29,6 +29,7 @@ SEGMENT_SUFFIX = ".wal"
 INDEX_SUFFIX = ".index"
 CHECKPOINT_SUFFIX = ".checkpoint"
 TEMPORARY_SUFFIX = ".tmp"
+CHECKPOINTS_KEPT = 2
 ALLOCATE_BYTES_MIN = 64 * 1024  # an empty partition's disk space
 ALLOCATE_BYTES_MAX = 64 << 20
 
@@ -100,6 +101,12 @@ class Segment:
             if self._unpinned is None:
                 self._unpinned = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._unpinned)
+
+    async def close_unpinned(self) -> None:
+        """Close it as soon as nobody has it pinned."""
+        await self.until_unpinned()
+        os.close(self.fd)
+        self.fd = -1
 
     def next_allocation(self, needed_bytes: int, segment_bytes: int) -> int:
         """How large to make the file so that `needed_bytes` more fit: it doubles, in steps of
@@ -187,3 +194,9 @@ def cut(fd: int, end_pos: int) -> None:
     """End a file at `end_pos` and make all of it durable: bytes behind it cannot come back."""
     os.ftruncate(fd, end_pos)
     os.fsync(fd)
+
+
+def remove_old_checkpoints(directory: Path) -> None:
+    """Remove all checkpoints but the newest ones. Raises OSError."""
+    for path in sorted(directory.glob(f"*{CHECKPOINT_SUFFIX}"))[:-CHECKPOINTS_KEPT]:
+        path.unlink(missing_ok=True)

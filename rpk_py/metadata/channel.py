@@ -4,8 +4,8 @@ Which process: both ends.  Frame: 4-byte big-endian length, then one JSON object
 Invariants: a frame is never longer than `frame_bytes_max`; the reader awaits only the socket,
 the writer never awaits, so neither end can hold up the other's loop.
 
-Shard to supervisor: hello, ready, alive, request, applied, snapshot_request, metrics.
-Supervisor to shard: snapshot, delta, serve, reply, metrics_request, stop.
+Shard to supervisor: hello, ready, alive, request, applied, snapshot_request, metrics, answer.
+Supervisor to shard: snapshot, delta, serve, all_ready, reply, metrics_request, ask, stop.
 """
 
 from __future__ import annotations

@@ -72,6 +72,7 @@ class MetadataReplica:
                 and the acknowledgement wait for them.  The caller must not block on requests of
                 its own in them.
     on_stop     the supervisor asks for a graceful stop
+    on_all_ready  every shard serves: what dead ones left in their journals is in segments
     on_lost     the supervisor is gone: the shard must end
     on_ask            answers what the supervisor asks of this shard: {"what": ..., ...}, at once
     snapshot_metrics  answers a metrics request with JSON-able parts, one a turn of the loop
@@ -93,6 +94,7 @@ class MetadataReplica:
         self.state = ClusterState()
         self.on_delta: list[OnDelta] = []
         self.on_stop: Callable[[], None] = _nothing
+        self.on_all_ready: Callable[[], None] = _nothing
         self.on_lost: Callable[[], None] = _nothing
         self.snapshot_metrics: Callable[[], Iterable[Json]] = tuple
         self.on_ask: Callable[[Json], Json | None] = lambda message: None
@@ -324,6 +326,8 @@ class MetadataReplica:
             elif kind == "ask":
                 answer = self.on_ask(message)
                 self._send({"type": "answer", "id": message["id"], "answer": answer})
+            elif kind == "all_ready":
+                self.on_all_ready()
             elif kind == "stop":
                 self.on_stop()
         self._lose()

@@ -36,7 +36,12 @@ OPTIONS: dict[str, Any] = {
 
 
 def run(
-    config: Config, shard_index: int, node_id: int, listener: socket.socket, control: socket.socket
+    config: Config,
+    shard_index: int,
+    node_id: int,
+    listener: socket.socket,
+    control: socket.socket,
+    others_run: bool,
 ) -> int:
     """The fake's entry point; files in the data directory change how it behaves."""
     if (config.data_dir / "shard-is-fatal").exists():

@@ -288,6 +288,19 @@ EVENTS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "a segment cannot be cut at its end": ("it takes more space until the next start", ""),
         "a retired file cannot be reused": ("a new one is made", ""),
         "a file cannot be removed": ("it takes space; the next start tries again", "see the disk"),
+        "the journal failed": (
+            "a write to the shard's journal failed; its partitions are offline, and others go on",
+            "see the disk, then restart the broker",
+        ),
+        "the journal is not used": (
+            "its files cannot be made: many small partitions cost a write each",
+            "see the disk",
+        ),
+        "journals are kept and not used": (
+            "a partition is offline, and some of what it acknowledged is only in a journal",
+            "see why it is offline; put that right and restart the broker",
+        ),
+        "cannot remove a journal": ("it takes space; the next start tries again", "see the disk"),
         "a segment is locked by another process": (
             "a process that was killed still has writes under way, which are waited for",
             "if it does not end: end that process",

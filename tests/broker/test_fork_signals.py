@@ -20,7 +20,7 @@ from rpk_py.shard_process import fork_shard
 
 number = int(sys.argv[1])
 
-def entry(config, shard_index, node_id, listener, control):
+def entry(config, shard_index, node_id, listener, control, others_run):
     return 0 if signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set() else 1
 
 async def main():
@@ -32,7 +32,7 @@ async def main():
     lock_fd = os.open("/dev/null", os.O_RDONLY)
     with socket.socket() as listener:
         config = Config(data_dir=Path("/data"))
-        pid, control = fork_shard(entry, config, 0, listener, lock_fd, None, None)
+        pid, control = fork_shard(entry, config, 0, listener, lock_fd, None, False, None)
     reader, writer = await asyncio.open_unix_connection(sock=control)
     await reader.read()  # until the child is gone
     while signal.SIGCHLD not in heard:

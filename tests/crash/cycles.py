@@ -71,10 +71,12 @@ class Outcome:
             assert self.crashed_in[aim] >= aimed_min, f"only {self.crashed_in} of {cycles} crashes"
 
 
-def create_numbered_topic(broker: RunningBroker, **configs: str) -> None:
+def create_numbered_topic(
+    broker: RunningBroker, partitions: int = PARTITIONS, **configs: str
+) -> None:
     """The topic of the workload; config names are given with underscores for dots."""
     dotted = {name.replace("_", "."): value for name, value in configs.items()}
-    create_topic(broker, TOPIC, PARTITIONS, dotted)
+    create_topic(broker, TOPIC, partitions, dotted)
 
 
 def retire_segments(broker: RunningBroker, seed: int) -> None:
@@ -98,6 +100,7 @@ def run_cycles(
     seed: int,
     stop_at_loss: bool = False,
     cycles: int = CYCLES,
+    partitions: int = PARTITIONS,
 ) -> Outcome:
     """Crash a running broker `cycles` times under load.
 
@@ -105,7 +108,7 @@ def run_cycles(
     stop_at_loss       look for losses after each cycle and stop at the first (negative control)
     """
     rng = random.Random(seed)
-    producer = NumberedProducer(broker.address, TOPIC, PARTITIONS, seed)
+    producer = NumberedProducer(broker.address, TOPIC, partitions, seed)
     started_s = time.monotonic()
     crashed_in: Counter[str] = Counter()
     done = 0
@@ -125,7 +128,7 @@ def run_cycles(
                 break
     finally:
         producer.stop(drain=not stop_at_loss)
-    verdict = check(producer.acked, read_log(broker.address, TOPIC, PARTITIONS))
+    verdict = check(producer.acked, read_log(broker.address, TOPIC, partitions))
     seconds = time.monotonic() - started_s
     return Outcome(verdict, done, producer.errors, crashed_in, seconds)
 
@@ -147,4 +150,4 @@ def _is_under_way(aim: str, data_dir: Path) -> bool:
 def _lost(broker: RunningBroker, producer: NumberedProducer) -> bool:
     """Whether a record acknowledged until now is missing; the producer goes on meanwhile."""
     acked = [dict(numbers) for numbers in producer.acked]
-    return bool(check(acked, read_log(broker.address, TOPIC, PARTITIONS)).lost)
+    return bool(check(acked, read_log(broker.address, TOPIC, len(acked))).lost)

@@ -34,6 +34,7 @@ from storage.buffers import aligned_buffer
 from storage.committer import Committer
 from storage.disk import Disk, allocate
 from storage.errors import DiskFailed, StorageError
+from storage.journal import Journal, open_journal, read_journals
 from storage.log import Log
 from storage.log_context import LogConfig, LogContext
 from storage.open_log import open_log
@@ -387,6 +388,25 @@ class Host:
         assert isinstance(self.disk, HeldDisk)
         return self.disk
 
+    def read_journal(self) -> None:
+        """What an earlier life's journal holds, for the logs that are opened next."""
+        self.context.journaled = read_journals([self.path / "journal" / "0"], 5.0)
+
+    def begin_journal(self) -> Journal:
+        """Share writes from now on."""
+        journal = open_journal(
+            self.path / "journal" / "0",
+            self.disk,
+            self.context.block_bytes,
+            5.0,
+            time.perf_counter,
+            self.context.committer.observe_write,
+            self.context.rng,
+            self.context.report,
+        )
+        self.context.committer.use(journal)
+        return journal
+
     async def open(
         self,
         name: str = "events-0",
@@ -427,6 +447,8 @@ class Host:
                 await asyncio.wait([task])
         if not isinstance(self.disk, HeldDisk):
             await self.disk.close()
+        if self.context.committer.journal is not None:
+            self.context.committer.journal.close()
         for driven in logs:
             for segment in driven.segments:
                 os.close(segment.fd)

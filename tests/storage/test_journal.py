@@ -1,0 +1,438 @@
+"""The shard's journal: many partitions, one write; what it acknowledged is there after any crash.
+
+The fault model is HeldDisk's (builder.py), with the journal's files among those that are torn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage import journal as journal_module
+from storage.errors import CorruptRecord, DiskFailed, StorageError
+from storage.journal import PARTITIONS_MIN, SUFFIX, open_journal, read_journals
+from tests.storage.builder import (
+    BLOCK,
+    Driven,
+    HeldDisk,
+    Host,
+    Stored,
+    batch_of,
+    batch_of_size,
+    drive,
+    flip,
+)
+from tests.storage.test_crash_model import LyingDisk, tick
+
+COUNT = 6
+LIVES = 5
+SEEDS = 24
+
+
+def topic_id(index: int) -> bytes:
+    """Of the topic of which a test has partition 0."""
+    return bytes([index + 1]) * 16
+
+
+async def open_all(host: Host, before: list[Driven] | None = None) -> list[Driven]:
+    """COUNT logs, with what earlier lives of them appended."""
+    return [
+        await host.open(
+            f"t{i}-0", topic_id=topic_id(i), appended=before[i].appended if before else None
+        )
+        for i in range(COUNT)
+    ]
+
+
+async def started(path: Path, disk: HeldDisk | None = None) -> tuple[Host, list[Driven]]:
+    """A host with a journal in use, and its logs."""
+    host = Host(path, disk)
+    logs = await open_all(host)
+    host.begin_journal()
+    return host, logs
+
+
+async def next_life(host: Host, logs: list[Driven]) -> tuple[Host, list[Driven]]:
+    """After a crash: the journal is read, the logs are opened."""
+    host = host.next_life()
+    host.read_journal()
+    return host, await open_all(host, logs)
+
+
+def journal_bytes(path: Path) -> list[Path]:
+    return sorted((path / "journal" / "0").glob(f"*{SUFFIX}"))
+
+
+def test_what_many_partitions_append_in_a_tick_is_one_write(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        for round_number in range(3):
+            for driven in logs:
+                driven.append(b"%d" % round_number)
+            await asyncio.gather(*(driven.durable() for driven in logs))
+        assert host.held.writes == 3
+        assert not any(driven.segments for driven in logs), "no segment is made for it"
+        for driven in logs:
+            assert driven.owner.durable_offsets == [1, 2, 3]
+            assert driven.log._appender.stored_offset == 0
+            assert await driven.read_all() == b"".join(one.data for one in driven.appended)
+        await host.crash()
+        host, logs = await next_life(host, logs)
+        for driven in logs:
+            assert driven.log._appender.stored_offset == 3, "durable in a segment before it serves"
+            await driven.check()
+            await driven.close()
+
+    drive(scenario())
+
+
+def test_without_the_journal_what_was_acknowledged_is_lost(tmp_path: Path) -> None:
+    """The negative control of every test here."""
+
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        for driven in logs:
+            driven.append(b"v")
+        await asyncio.gather(*(driven.durable() for driven in logs))
+        await host.crash()
+        host = host.next_life()
+        logs = await open_all(host, logs)
+        assert {driven.log.log_end_offset for driven in logs} == {0}
+
+    drive(scenario())
+
+
+def test_few_partitions_and_much_data_go_to_the_segments(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        for driven in logs[: PARTITIONS_MIN - 1]:
+            driven.append(b"few")
+        await tick(8)
+        for driven in logs:
+            driven.append_batch(batch_of_size(journal_module.SLICE_BYTES_MAX + 1))
+        await asyncio.gather(*(driven.durable() for driven in logs))
+        assert host.context.committer.journal is not None
+        assert host.context.committer.journal.writes == 0
+        for driven in logs:
+            await driven.check()
+            await driven.close()
+
+    drive(scenario())
+
+
+def test_a_close_leaves_nothing_that_only_the_journal_has(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        for driven in logs:
+            driven.append(b"v")
+        await asyncio.gather(*(driven.durable() for driven in logs))
+        for driven in logs:
+            await driven.close()
+        journal = host.context.committer.journal
+        assert journal is not None
+        assert not any(file.users for file in journal._files)
+        journal.close()
+        host = host.next_life()
+        for driven in await open_all(host, logs):
+            await driven.check()
+            await driven.close()
+
+    drive(scenario())
+
+
+def test_deleted_records_are_in_a_segment_before_the_log_starts_behind_them(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        for driven in logs:
+            driven.append(b"a", b"b", b"c")
+        await asyncio.gather(*(driven.durable() for driven in logs))
+        await logs[0].log.delete_records(3)
+        assert logs[0].log._appender.stored_offset == 3
+        assert logs[1].log._appender.stored_offset == 0
+        await host.crash()
+        host, logs = await next_life(host, logs)
+        assert logs[0].log.log_start_offset == logs[0].log.log_end_offset == 3
+        for driven in logs:
+            await driven.check()
+            await driven.close()
+
+    drive(scenario())
+
+
+def test_a_deleted_partition_frees_the_journal(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        for driven in logs:
+            driven.append(b"v")
+        await asyncio.gather(*(driven.durable() for driven in logs))
+        await logs[0].log.delete(tmp_path / "trash")
+        journal = host.context.committer.journal
+        assert journal is not None
+        assert len(journal._files[0].users) == COUNT - 1
+
+    drive(scenario())
+
+
+def test_the_files_take_turns_and_records_get_to_their_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "FILE_BYTES", 32 * BLOCK)
+
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        journal = host.context.committer.journal
+        assert journal is not None
+        for number in range(60):
+            for driven in logs:
+                driven.append(b"%d" % number)
+            await asyncio.gather(*(driven.durable() for driven in logs))
+        assert journal.writes > 30
+        assert all(path.stat().st_size == 32 * BLOCK for path in journal_bytes(tmp_path))
+        direct = host.held.writes - journal.writes
+        assert direct < 60 * COUNT / 5, "far fewer writes to segments than batches"
+        await host.crash()
+        host, logs = await next_life(host, logs)
+        for driven in logs:
+            await driven.check()
+            await driven.close()
+
+    drive(scenario())
+
+
+@pytest.mark.parametrize("res", [-errno.EIO, 512])
+def test_a_failed_write_fails_its_partitions_and_no_others(tmp_path: Path, res: int) -> None:
+    async def scenario() -> None:
+        host, logs = await started(tmp_path, HeldDisk(auto=False))
+        for driven in logs[1:]:
+            driven.append(b"v")
+        await tick(4)
+        host.held.land(*host.held.held, res=res)
+        for driven in logs[1:]:
+            assert isinstance(driven.owner.errors[0], DiskFailed)
+        assert any("the journal failed" in message for message in host.messages)
+        host.held.auto = True
+        await logs[0].append_durably(b"goes on")
+        await logs[0].check()
+
+    drive(scenario())
+
+
+def test_a_partition_that_failed_keeps_what_is_only_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "FILE_BYTES", 6 * BLOCK)
+
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        for driven in logs:
+            driven.append(b"acknowledged")
+        await asyncio.gather(*(driven.durable() for driven in logs))
+        logs[0].log._appender.fail(DiskFailed("its segment cannot be written"))
+        for number in range(20):
+            for driven in logs[1:]:
+                driven.append(b"%d" % number)
+            await asyncio.gather(*(driven.durable() for driven in logs[1:]))
+        await host.crash()
+        host, logs = await next_life(host, logs)
+        assert logs[0].log.log_end_offset == 1
+        for driven in logs:
+            await driven.check()
+            await driven.close()
+
+    drive(scenario())
+
+
+def test_a_gap_between_segment_and_journal_is_damage(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        for driven in logs:
+            driven.append(b"stored")
+            await driven.log.store(1)
+        for driven in logs:
+            driven.append(b"in the journal")
+        await asyncio.gather(*(driven.durable() for driven in logs))
+        await host.crash()
+        segment = tmp_path / "t0-0" / f"{0:020d}.wal"
+        flip(segment, 2 * BLOCK)  # in the body of its only record
+        host = host.next_life()
+        host.read_journal()
+        with pytest.raises(CorruptRecord, match="goes on at 1"):
+            await host.open("t0-0", topic_id=topic_id(0))
+
+    drive(scenario())
+
+
+def test_damage_that_was_durable_is_told_and_a_torn_end_is_not(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        for number in range(3):
+            for driven in logs:
+                driven.append(b"%d" % number)
+            await asyncio.gather(*(driven.durable() for driven in logs))
+        await host.crash()
+        (path,) = [one for one in journal_bytes(tmp_path) if read_journals([one.parent], 1.0)][:1]
+        whole = path.read_bytes()
+        flip(path, 6 * BLOCK)  # the body of the last record: nothing says that it was durable
+        entries = read_journals([path.parent], 1.0)
+        assert [entry.base_offset for entry in entries[topic_id(0), 0]] == [0, 1]
+        path.write_bytes(whole)
+        flip(path, 4 * BLOCK)  # the one before: the last one says so
+        with pytest.raises(CorruptRecord, match="move it away"):
+            read_journals([path.parent], 1.0)
+
+    drive(scenario())
+
+
+def test_a_journal_that_is_begun_forgets_what_it_held(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        for driven in logs:
+            driven.append(b"v")
+        await asyncio.gather(*(driven.durable() for driven in logs))
+        await host.crash()
+        host, logs = await next_life(host, logs)
+        host.begin_journal()
+        assert read_journals([tmp_path / "journal" / "1"], 1.0) == {}
+        for driven in logs:
+            await driven.close()
+        journal = host.context.committer.journal
+        assert journal is not None
+        journal.close()
+        assert read_journals([tmp_path / "journal" / "0"], 1.0) == {}
+
+    drive(scenario())
+
+
+def test_a_journal_cannot_be_taken_from_a_process_that_writes_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host, _logs = await started(tmp_path)
+        with pytest.raises(StorageError):
+            read_journals([tmp_path / "journal" / "0"], 0.02)
+        context = host.context
+        with pytest.raises(StorageError):
+            open_journal(
+                tmp_path / "journal" / "0", host.disk, BLOCK, 0.02, lambda: 0.0,
+                context.committer.observe_write, context.rng, context.report,
+            )  # fmt: skip
+
+    drive(scenario())
+
+
+# --- lives and deaths -----------------------------------------------------------------------------
+
+
+async def live(logs: list[Driven], rng: random.Random) -> None:
+    """Append to some, delete records, close and open, land writes, at random."""
+    disk = logs[0].host.held
+    for _ in range(rng.randint(5, 60)):
+        what = rng.random()
+        if what < 0.6:
+            for driven in rng.sample(logs, rng.randint(1, COUNT)):
+                for _ in range(rng.choice([1, 1, 1, 3])):
+                    size = rng.choice([80, 80, 300, BLOCK - 70, BLOCK, 5 * BLOCK])
+                    driven.append_batch(batch_of_size(size), 1 + len(driven.appended) // 7)
+        elif what < 0.65:
+            log = rng.choice(logs).log
+            deleting = asyncio.ensure_future(log.delete_records(log.durable_offset))
+            while not deleting.done():
+                disk.land()
+                await tick(1)
+            deleting.result()
+        elif disk.held:
+            disk.land(*rng.sample(disk.held, rng.randint(1, len(disk.held))))
+        await tick(rng.choice([0, 1, 4]))
+
+
+async def lives_and_deaths(path: Path, seed: int, make_disk: Callable[[], HeldDisk]) -> int:
+    """Returns how many journal writes there were."""
+    rng = random.Random(seed)
+    host = Host(
+        path,
+        make_disk(),
+        segment_bytes=rng.choice([12, 1000]) * BLOCK,
+        checkpoint_bytes=rng.choice([6, 40]) * BLOCK,
+        cache_bytes=rng.choice([0, 1000]) * BLOCK,
+    )
+    logs, writes = await open_all(host), 0
+    for _ in range(LIVES):
+        journal = host.begin_journal()
+        await live(logs, rng)
+        writes += journal.writes
+        facts = [(one.log.durable_offset, one.log.log_start_offset) for one in logs]
+        await host.crash(rng)
+        if rng.random() < 0.3:  # a start that is killed before it serves
+            host = host.next_life(HeldDisk())
+            host.read_journal()
+            some = rng.sample(range(COUNT), 2)
+            for i in some:
+                await host.open(f"t{i}-0", topic_id=topic_id(i))
+            await host.crash()
+        host = host.next_life(HeldDisk())
+        host.read_journal()
+        logs = await open_all(host, logs)
+        for driven, (acknowledged, start) in zip(logs, facts, strict=True):
+            end = driven.log.log_end_offset
+            assert end >= acknowledged, f"seed {seed}: an acknowledged one lost"
+            assert driven.log.log_start_offset == start, f"seed {seed}: the log start moved"
+            driven.appended = [one for one in driven.appended if one.next_offset <= end]
+            assert _end_of(driven.appended) == end
+            await driven.check()
+        host.context.committer.disk = host.context.disk = host.disk = make_disk()
+    host.held.auto = True
+    for driven in logs:
+        await driven.append_durably(b"the end")
+        await driven.check()
+        await driven.close()
+    return writes
+
+
+def _end_of(appended: list[Stored]) -> int:
+    return appended[-1].next_offset if appended else 0
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_what_was_acknowledged_survives_any_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(journal_module, "FILE_BYTES", 16 * BLOCK)
+    monkeypatch.setattr(journal_module, "PARTITIONS_MIN", 2)
+    assert drive(lives_and_deaths(tmp_path, seed, lambda: HeldDisk(auto=False))) > 0
+
+
+def test_the_model_catches_a_disk_that_acknowledges_before_it_has_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "FILE_BYTES", 16 * BLOCK)
+    caught = 0
+    for seed in range(8):
+        path = tmp_path / str(seed)
+        path.mkdir()
+        try:
+            drive(lives_and_deaths(path, seed, lambda: LyingDisk(auto=False)))
+        except (AssertionError, StorageError):
+            caught += 1
+    assert caught == 8
+
+
+def test_a_batch_with_its_own_size_is_what_comes_back(tmp_path: Path) -> None:
+    """Several batches of one partition in one entry keep their borders."""
+
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        for driven in logs:
+            for values in ((b"a",), (b"b", b"c"), (b"d",) * 5):
+                driven.append_batch(batch_of(*values))
+        await asyncio.gather(*(driven.durable() for driven in logs))
+        await host.crash()
+        host, logs = await next_life(host, logs)
+        for driven in logs:
+            assert driven.notes.base_offsets == [0, 1, 3]
+            await driven.check()
+            await driven.close()
+
+    drive(scenario())
