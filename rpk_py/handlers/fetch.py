@@ -154,7 +154,9 @@ def handle(
         session = found
     elif request.session_id:
         sessions.close(request.session_id)
-    count = sum(len(topic.partitions) for topic in request.topics)
+    count = 0
+    for topic in request.topics:
+        count += len(topic.partitions)
     if session is not None:
         count += sum(len(topic.partitions) for topic in request.forgotten_topics_data)
         count += len(session.due)
@@ -168,8 +170,8 @@ def handle(
     read = _look_at_all(ctx, request, session)
     if read.cold:
         return _finish_cold(read)
-    enough = read.bytes >= request.min_bytes
-    if enough or read.must_answer or request.max_wait_ms <= 0 or ctx.broker.stopping:
+    enough = read.bytes >= request.min_bytes or read.must_answer or (not count and session is None)
+    if enough or request.max_wait_ms <= 0 or ctx.broker.stopping:
         return at_once(read.answer())
     return PendingFetch(ctx, request, read)
 
@@ -271,7 +273,7 @@ class _Read:
     """One pass over what a request is about: the answers as far as memory has them.
 
     That are its partitions, or those of its session that are due. `must_answer` is set by an
-    error or where nothing was asked for; `cold` lists what is only on disk; `looked` what was seen
+    error; `cold` lists what is only on disk; `looked` what was seen
     of a session; `errors` and `sent` are counted once the response is the answer.
     """
 
@@ -302,7 +304,7 @@ class _Read:
         self.errors: list[ErrorCode] = []
         self.looked: list[Looked] = []
         self.sent: list[tuple[Partition, int, int]] = []  # with bytes, records
-        self.must_answer = session is None and not any(t.partitions for t in request.topics)
+        self.must_answer = False
         # Half of what is left, so that clients that take nothing leave something to the others.
         unsent_room = max(broker.config.reply_bytes_max - broker.unsent_bytes, 0) // 2
         self.budget_bytes = min(request.max_bytes, broker.config.fetch_max_bytes, unsent_room)
