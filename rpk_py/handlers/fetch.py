@@ -78,21 +78,23 @@ class PendingFetch(Pending):
 
     __slots__ = ("_ctx", "_looks", "_parked_s", "_partitions", "_request", "_session", "_timer")
 
-    def __init__(self, ctx: RequestContext, request: FetchRequest, read: _Read) -> None:
-        """`read` is the look that found too little."""
+    def __init__(
+        self,
+        ctx: RequestContext,
+        request: FetchRequest,
+        session: FetchSession | None,
+        partitions: list[Partition],
+    ) -> None:
+        """`partitions`: who wakes it, where no session does."""
         super().__init__(pipelined=False)
         self._ctx = ctx
         self._request = request
-        self._session = read.session
+        self._session = session
         self._looks = False
         self._parked_s = ctx.broker.clock_s()
-        self._partitions: list[Partition] = []
-        if read.session is not None:
-            read.session.park(self, read.looked)
-        else:
-            self._partitions = _partitions_of(ctx, request)
-            for partition in self._partitions:
-                partition.add_fetch_waiter(self)
+        self._partitions = partitions
+        for partition in partitions:
+            partition.add_fetch_waiter(self)
         ctx.broker.metrics.fetch_waiters += 1
         self._timer = ctx.broker.loop.call_later(request.max_wait_ms / 1000, self.finish_now)
 
@@ -154,9 +156,10 @@ def handle(
         session = found
     elif request.session_id:
         sessions.close(request.session_id)
-    count = 0
+    named = 0
     for topic in request.topics:
-        count += len(topic.partitions)
+        named += len(topic.partitions)
+    count = named
     if session is not None:
         count += sum(len(topic.partitions) for topic in request.forgotten_topics_data)
         count += len(session.due)
@@ -167,13 +170,36 @@ def handle(
         if isinstance(updated, ErrorCode):
             return _session_error(ctx, updated)
         session = updated
+    waits = request.max_wait_ms > 0 and request.min_bytes > 0 and not ctx.broker.stopping
+    if waits and session is None and (quiet := _all_quiet(ctx, request)):
+        return PendingFetch(ctx, request, None, quiet)
     read = _look_at_all(ctx, request, session)
     if read.cold:
         return _finish_cold(read)
-    enough = read.bytes >= request.min_bytes or read.must_answer or (not count and session is None)
-    if enough or request.max_wait_ms <= 0 or ctx.broker.stopping:
+    enough = read.bytes >= request.min_bytes or read.must_answer
+    if enough or not waits or (session is None and not named):
         return at_once(read.answer())
-    return PendingFetch(ctx, request, read)
+    if session is None:
+        return PendingFetch(ctx, request, None, _partitions_of(ctx, request))
+    poll = PendingFetch(ctx, request, session, [])
+    session.park(poll, read.looked)
+    return poll
+
+
+def _all_quiet(ctx: RequestContext, request: FetchRequest) -> list[Partition] | None:
+    """The partitions of a request where all are here and none has anything to read or to say;
+    else None. As at the tail, whose fetches wait: no answer is made before there is one."""
+    partitions: list[Partition] = []
+    for topic in request.topics:
+        for asked in topic.partitions:
+            partition = _find(ctx, topic, asked.partition)
+            if partition is None or partition.check_leader_epoch(asked.current_leader_epoch):
+                return None
+            assert partition.log is not None
+            if not partition.high_watermark <= asked.fetch_offset <= partition.log.log_end_offset:
+                return None
+            partitions.append(partition)
+    return partitions
 
 
 def _session_error(ctx: RequestContext, error: ErrorCode, session_id: int = 0) -> FetchResponse:
