@@ -46,6 +46,7 @@ _KAFKA_NAMES = {
     "auto_create_topics": "auto.create.topics.enable",
     "default_partitions": "num.partitions",
     "max_message_bytes": "message.max.bytes",
+    "fetch_sessions_max": "max.incremental.fetch.session.cache.slots",
     "frame_bytes_max": "socket.request.max.bytes",
     "connections_max": "max.connections",
     "connections_per_address_max": "max.connections.per.ip",

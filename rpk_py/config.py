@@ -304,6 +304,19 @@ class Config:
     fetch_max_bytes: int = _setting(
         55 * MIB, "most record bytes in one reply to a fetch", low=1024, high=_INT32_MAX
     )
+    fetch_sessions_max: int = _setting(
+        1000,
+        "incremental fetch sessions of one shard; further clients name all their partitions in"
+        " each fetch",
+        low=0,
+        high=_INT32_MAX,
+    )
+    fetch_session_bytes_max: int = _setting(
+        64 * MIB,
+        "memory for incremental fetch sessions of one shard, each partition of one about 1 KiB",
+        low=0,
+        high=_BYTES_MAX,
+    )
     cache_bytes: int = _setting(
         64 * MIB,
         "newest records that one shard keeps in memory for its consumers",

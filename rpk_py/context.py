@@ -6,6 +6,7 @@ Built by shard.py alone; handlers reach everything through it, so a test can han
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from kafka_protocol.api_key import ApiKey
 from rpk_py.config import Config
+from rpk_py.fetch_sessions import FetchSessions
 from rpk_py.groups.classic_values import GroupSettings
 from rpk_py.groups.consumer_values import ConsumerSettings
 from rpk_py.groups.coordinator import GroupCoordinator
@@ -88,12 +90,19 @@ class Broker:
     skips_errors_of: frozenset[int] = COUNT_THEIR_ERRORS
     static_config: Config = field(init=False)
     turns: Turns = field(init=False)
+    fetch_sessions: FetchSessions = field(init=False)
     groups: GroupCoordinator = field(init=False)
     watermarks: Watermarks = field(default_factory=Watermarks)
 
     def __post_init__(self) -> None:
         self.static_config = self.config
         self.turns = Turns(self.clock_s, self.config.large_requests_max)
+        self.fetch_sessions = FetchSessions(
+            self.config.fetch_sessions_max,
+            self.config.fetch_session_bytes_max,
+            lambda: self.clock_s(),
+            random.SystemRandom(),
+        )
         self.groups = GroupCoordinator(
             self.node_id,
             _group_settings(self.config),

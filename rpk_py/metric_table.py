@@ -255,6 +255,14 @@ _REQUESTS = Group(
                 "Fetch requests waiting for data.",
                 "Normal: about one for each idle consumer.",
             ),
+            (
+                "rpk_fetch_sessions",
+                "gauge",
+                "Incremental fetch sessions.",
+                "At fetch_sessions_max: others name all partitions each time.",
+            ),
+            ("rpk_fetch_session_partitions", "gauge", "Partitions in these.", ""),
+            ("rpk_fetch_sessions_evicted_total", "counter", "Those closed to make room.", ""),
         ),
     ),
 )

@@ -94,6 +94,7 @@ class Partition:
         self.leader_epoch = leader_epoch
         if self.log is not None:
             self.log.start_epoch(leader_epoch)
+        self.wake_fetches()
 
     @property
     def offline(self) -> bool:
@@ -167,7 +168,7 @@ class Partition:
             _end_offset, waiter, token = waiters.popleft()
             waiter.settle(token, ErrorCode.NONE)
         if self._fetch_waiters:
-            self._wake_fetches()
+            self.wake_fetches()
 
     def on_log_failed(self, error: StorageError) -> None:
         """LogOwner: the partition goes offline; whoever waits is told so."""
@@ -180,7 +181,7 @@ class Partition:
         waiters, self._produce_waiters = self._produce_waiters, deque()
         for _end_offset, waiter, token in waiters:
             waiter.settle(token, error)
-        self._wake_fetches()
+        self.wake_fetches()
 
     # -- fetch -----------------------------------------------------------------------------
 
@@ -192,6 +193,7 @@ class Partition:
         """Undo add_fetch_waiter; twice is fine."""
         self._fetch_waiters.pop(waiter, None)
 
-    def _wake_fetches(self) -> None:
+    def wake_fetches(self) -> None:
+        """Something that fetches tell, or are refused for, has changed."""
         for waiter in list(self._fetch_waiters):
             waiter.wake()

@@ -246,6 +246,10 @@ def _watch(metrics: ShardMetrics, broker: Broker, context: LogContext, disk: Dis
     watch("reply_bytes", lambda: broker.unsent_bytes)
     watch("large_waiting", lambda: broker.turns.large_waiting)
     watch("log_lines_suppressed", lambda: broker.log_limit.suppressed)
+    sessions = broker.fetch_sessions
+    watch("fetch_sessions", lambda: len(sessions))
+    watch("fetch_session_partitions", lambda: sessions.partitions)
+    watch("fetch_sessions_evicted", lambda: sessions.evictions)
     watch("cache_bytes", lambda: context.cache.used_bytes)
     watch("cache_hits", lambda: context.cache.hits)
     watch("cache_misses", lambda: context.cache.misses)

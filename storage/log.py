@@ -91,7 +91,7 @@ class Log:
         self._checkpointed_offset = checkpoint.next_offset if checkpoint else -1
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._closing = self._closed = False
-        self._cold_reader = ColdReader(directory, context.disk, self._spans, context.cache)
+        self._cold_reader = ColdReader(directory, context, self._spans, self._spawn)
 
     def configure(self, config: LogConfig) -> None:
         """Go on with other settings.

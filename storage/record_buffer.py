@@ -2,8 +2,9 @@
 
 `RecordBuffer` is the memory of one WAL record. `Spans` are one partition's records that are in
 memory, by offset. `RecordCache` is the shard's byte budget over all of them: it evicts whole
-buffers, oldest first, and counts their capacity. A buffer is never reused: whoever still sends
-from it keeps it alive by its reference count.
+buffers, oldest first, and counts their capacity. What was read back from disk has at most half of
+the budget, so that a consumer that lags leaves those at the tail theirs. A buffer is never reused:
+whoever still sends from it keeps it alive by its reference count.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
+from collections.abc import Callable
 
 from kafka_protocol.record_batch import iter_batches
 from storage.buffers import aligned_buffer
+
+READ_BYTES_MIN = 128 * 1024  # of one read from disk
+READ_BYTES_MAX = 4 << 20
 
 
 class RecordBuffer:
@@ -24,10 +29,13 @@ class RecordBuffer:
     `next_offset` is exclusive. `batch_bases` and `batch_starts` are the base offset and the
     position in the body of each batch. `pos` and `end_pos` are file positions, known from the
     submit on. `owner` is where the cache has to drop it from. `checkpoint_state`, where not None,
-    is the producer state before this record.
+    is the producer state before this record. `admitted` numbers what the cache was given.
+    `read_ahead`, where not None, is called once, when the record is read: it is the first of those
+    that were read ahead.
     """
 
     __slots__ = (
+        "admitted",
         "base_offset",
         "batch_bases",
         "batch_starts",
@@ -47,6 +55,7 @@ class RecordBuffer:
         "owner",
         "pos",
         "prev_header_crc",
+        "read_ahead",
         "rolls",
         "size",
         "submitted_s",
@@ -73,6 +82,8 @@ class RecordBuffer:
         self.header_crc = 0
         self.submitted_s = 0.0
         self.owner: Spans | None = None
+        self.admitted = 0
+        self.read_ahead: Callable[[], None] | None = None
         self.done = False
         self.rolls = False
         self.checkpoint_state: bytes | None = None
@@ -155,6 +166,11 @@ class Spans:
         self._records.insert(i, record)
         return True
 
+    def holds(self, offset: int) -> bool:
+        """Whether `offset` is in memory."""
+        i = bisect_right(self._bases, offset) - 1
+        return i >= 0 and offset < self._records[i].next_offset
+
     def drop(self, record: RecordBuffer) -> None:
         """Forget a record (the cache evicts it); whoever still sends from it keeps its bytes."""
         i = bisect_left(self._bases, record.base_offset)
@@ -179,6 +195,9 @@ class Spans:
         slices: list[memoryview] = []
         while True:
             record = self._records[i]
+            if record.read_ahead is not None:
+                read_ahead, record.read_ahead = record.read_ahead, None
+                read_ahead()
             part, next_offset = record.slice(offset, limit_offset, max_bytes, at_least_one)
             if not len(part):
                 return slices, offset
@@ -194,9 +213,22 @@ class Spans:
 
 
 class RecordCache:
-    """The shard's budget of record bytes in memory. One shard, one instance."""
+    """The shard's budget of record bytes in memory, and how much is read ahead. One shard, one
+    instance. `reading_bytes` are those of reads ahead that are under way."""
 
-    __slots__ = ("_entries", "budget_bytes", "evictions", "hits", "misses", "used_bytes")
+    __slots__ = (
+        "_admitted",
+        "_read",
+        "_read_bytes",
+        "_read_bytes_max",
+        "_written",
+        "budget_bytes",
+        "evictions",
+        "hits",
+        "misses",
+        "reading_bytes",
+        "used_bytes",
+    )
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
@@ -204,17 +236,58 @@ class RecordCache:
         self.hits = 0
         self.misses = 0
         self.evictions = 0
-        self._entries: deque[RecordBuffer] = deque()
+        self.reading_bytes = 0
+        self._written: deque[RecordBuffer] = deque()
+        self._read: deque[RecordBuffer] = deque()  # back from disk
+        self._read_bytes = 0
+        self._read_bytes_max = READ_BYTES_MAX  # of the next read
+        self._admitted = 0
 
     def admit(self, record: RecordBuffer, spans: Spans) -> None:
-        """Count a record that is durable (or came from disk); evict the oldest beyond the
-        budget. Records that are not durable yet are bounded by the bytes in flight instead."""
+        """Count a record that is durable; evict the oldest beyond the budget. Records that are
+        not durable yet are bounded by the bytes in flight instead."""
+        self._written.append(record)
+        self._admit(record, spans)
+
+    def admit_read(self, record: RecordBuffer, spans: Spans) -> None:
+        """The same for one that was read back from disk."""
+        self._read.append(record)
+        self._read_bytes += record.capacity_bytes
+        while self._read_bytes > self.budget_bytes // 2 and len(self._read) > 1:
+            self._evict(self._read)
+        self._admit(record, spans)
+
+    def _admit(self, record: RecordBuffer, spans: Spans) -> None:
         record.owner = spans
-        self._entries.append(record)
+        record.admitted = self._admitted = self._admitted + 1
         self.used_bytes += record.capacity_bytes
-        while self.used_bytes > self.budget_bytes and self._entries:
-            old = self._entries.popleft()
-            self.used_bytes -= old.capacity_bytes
-            self.evictions += 1
-            assert old.owner is not None
-            old.owner.drop(old)
+        written, read = self._written, self._read
+        while self.used_bytes > self.budget_bytes:
+            is_read = not written or (read and read[0].admitted < written[0].admitted)
+            self._evict(read if is_read else written)
+
+    def _evict(self, records: deque[RecordBuffer]) -> None:
+        old = records.popleft()
+        self.used_bytes -= old.capacity_bytes
+        self.evictions += 1
+        if records is self._read:
+            self._read_bytes -= old.capacity_bytes
+            if old.read_ahead is not None:  # for nothing: there is more of it than room
+                old.read_ahead = None
+                self._read_bytes_max = max(self._read_bytes_max // 2, READ_BYTES_MIN)
+        assert old.owner is not None
+        old.owner.drop(old)
+
+    # -- reading from disk -----------------------------------------------------------------
+
+    def larger(self, size: int) -> int:
+        """How much to read after a read of `size`, for who goes on there."""
+        return min(2 * size, self._read_bytes_max)
+
+    def may_read_ahead(self, size: int) -> bool:
+        """Whether there is room for a read of `size` before anybody wants it."""
+        return self.reading_bytes + size <= self.budget_bytes // 8
+
+    def read_ahead_pays(self) -> None:
+        """What was read ahead is wanted."""
+        self._read_bytes_max = min(self._read_bytes_max + READ_BYTES_MIN, READ_BYTES_MAX)

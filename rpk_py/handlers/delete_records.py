@@ -83,6 +83,7 @@ async def _delete(ctx: RequestContext, topic: str, index: int, offset: int) -> E
         return ErrorCode.OFFSET_OUT_OF_RANGE
     try:
         await partition.log.delete_records(offset)
+        partition.wake_fetches()
     except StorageError:
         if partitions.get(topic, index) is partition:
             return ErrorCode.KAFKA_STORAGE_ERROR

@@ -535,6 +535,8 @@ class Shard:
         assert (broker.inflight_bytes, broker.unsent_bytes) == (0, 0)
         assert broker.metrics.connections == 0
         assert broker.metrics.fetch_waiters == 0
+        broker.fetch_sessions.clear()
+        assert broker.fetch_sessions.partitions == 0
         for partition in self.table:
             assert not partition._produce_waiters
             assert not partition._fetch_waiters

@@ -186,29 +186,6 @@ def test_zstd_is_for_version_10_and_newer_cached_or_cold(tmp_path: Path) -> None
     run(scenario())
 
 
-# -- sessions ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("session_id", "epoch", "error"),
-    [(0, -1, 0), (0, 0, 0), (9, 0, 0), (9, 1, 70), (0, 1, 70), (9, -1, 0)],
-)
-def test_sessions_are_declined_and_unknown_ones_are_not_found(
-    tmp_path: Path, session_id: int, epoch: int, error: int
-) -> None:
-    async def scenario() -> None:
-        async with running(tmp_path) as shard:
-            await shard.create("t")
-            await shard.fill("t", 1)
-            request, version = fetch_request("t", 0)
-            request.session_id, request.session_epoch = session_id, epoch
-            response = await shard.client().ask(request, version)
-            assert (response.session_id, response.error_code) == (0, error)
-            assert bool(partitions_of(response)) == (error == 0)
-
-    run(scenario())
-
-
 # -- every partition that was asked for ----------------------------------------------------------
 
 

@@ -418,7 +418,7 @@ ROWS = [
     ),
     *(
         _fetch(f"session {s:,} epoch {e:,}", answer(FETCHED, 0), _KIP_227, **_session(s, e))
-        for s, e in ((0, -1), (123, 0), (123, -1))
+        for s, e in ((0, -1), (0, 0), (123, 0), (123, -1))
     ),
     _fetch(
         "session 0 epoch 1",

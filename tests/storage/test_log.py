@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.cold_reader import READ_BYTES_MAX, READ_BYTES_MIN
 from storage.disk import Disk
 from storage.errors import DiskFailed
-from storage.record_buffer import RecordBuffer
+from storage.record_buffer import READ_BYTES_MAX, READ_BYTES_MIN, RecordBuffer
 from tests.storage.builder import (
     BLOCK,
     OTHER_TOPIC_ID,
