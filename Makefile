@@ -38,7 +38,7 @@ fmt: $(VENV)/.dev ## format, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.bench ## beside Apache Kafka and others, about an hour; or BENCH=broker, shards, abuse, groups, codec, disk_write
+bench: $(VENV)/.bench ## beside Apache Kafka and others, about an hour; or BENCH=broker, shards, abuse, groups, codec, micro, disk_write
 	$(BIN)/python -m bench.$(BENCH) $(ARGS)
 
 soak: $(VENV)/.dev ## real clients on 4 shards under kill -9 for 5 minutes: ARGS='--seconds 600 --seed 7'
