@@ -590,14 +590,10 @@ SHARD_VALUES: Final = _counted(_REQUESTS, _SHARD, _DATA, _CONSUMERS)
 
 # The columns of a slice of partitions, after the topics and the partition numbers.
 PARTITION_COLUMNS: Final = (
-    "rpk_partition_bytes_in_total",
-    "rpk_partition_records_in_total",
-    "rpk_partition_bytes_out_total",
-    "rpk_partition_records_out_total",
-    "rpk_partition_write_seconds_sum",
-    "rpk_partition_write_seconds_count",
-    "rpk_partition_log_start_offset",
-    "rpk_partition_log_end_offset",
+    *("rpk_partition_bytes_in_total", "rpk_partition_records_in_total"),
+    *("rpk_partition_bytes_out_total", "rpk_partition_records_out_total"),
+    *("rpk_partition_write_seconds_sum", "rpk_partition_write_seconds_count"),
+    *("rpk_partition_log_start_offset", "rpk_partition_log_end_offset"),
     "rpk_partition_high_watermark",
     "rpk_partition_size_bytes",
     "rpk_partition_leader_epoch",

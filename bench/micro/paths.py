@@ -407,7 +407,7 @@ PATHS = (
         alone(lambda: lambda: aligned_buffer(8192, 4096)),
         Bound(7, 0.5, 14392),
     ),
-    HotPath("log append of 1 KiB, written", append(1000), Bound(0, 1.5, 16323)),
+    HotPath("log append of 1 KiB, written", append(1000), Bound(0, 3.0, 16323)),
     HotPath("log append of 64 KiB, written", append(65536), Bound(1, 0.7, 88413)),
     HotPath("fetch of a cached 1 MiB", fetch_cached, Bound(67, 0.5, 12978)),
     HotPath("classic group heartbeat", alone(heartbeat), Bound(1, 0.5, 253)),
