@@ -93,7 +93,7 @@ class Run:
             until_s = time.monotonic() + WARM_UP_S
             target.create("warm-up")
             while time.monotonic() < until_s:
-                fill(1)(bench, target, "warm-up")
+                fill(100_000)(bench, target, "warm-up")
                 row.measure(bench, target, "warm-up")
             target.delete("warm-up")
 

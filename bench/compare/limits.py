@@ -1,8 +1,8 @@
 """What this machine can do at all: the loopback, the disk, memory, and an empty server.
 
 fio writes as a broker that acknowledges durable records does: Direct I/O, O_DSYNC, into space that
-is allocated and not written, the bytes that a lone small record has on rpk-py's disk (two blocks),
-and 1 MiB with four in flight.
+is allocated and was never written, the bytes that a lone small record has on rpk-py's disk (two
+blocks), and 1 MiB with four in flight.
 """
 
 from __future__ import annotations
@@ -106,10 +106,12 @@ def _disk(bench: Bench) -> dict[str, float]:
     figures: dict[str, float] = {}
     for name, size, depth in (("8k", 8192, 1), ("1m", CHUNK_BYTES, 4)):
         file = bench.directory / "fio"
-        command = ["fio", f"--name={name}", f"--filename={file}", "--size=1g", f"--bs={size}"]
+        command = ["fio", f"--name={name}", f"--filename={file}", "--size=8g", f"--bs={size}"]
         command += ["--rw=write", "--direct=1", "--sync=dsync", "--ioengine=io_uring"]
         command += [f"--iodepth={depth}", "--fallocate=native", f"--runtime={SECONDS:g}"]
-        command += ["--time_based", "--output-format=json"]
+        command += [
+            "--output-format=json"
+        ]  # it ends before the file is full: nothing is overwritten
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         write = json.loads(done.stdout)["jobs"][0]["write"]
         points = write["clat_ns"]["percentile"]

@@ -123,7 +123,7 @@ class Results:
             if row.growth_of:
                 continue
             for figure in row.counts:
-                latency = figure.endswith("_ms")
+                latency = figure.endswith("_ms") or (row.one_in_flight and figure == "per_s")
                 pairs = [(RPK_PY, KAFKA_FLUSH), (RPK_PY, REDPANDA)]
                 pairs += [(CACHING if latency else RPK_PY, peer) for peer in (KAFKA, TANSU)]
                 for ours, peer in pairs:
@@ -138,8 +138,13 @@ class Results:
 
 def write(data: dict[str, Any]) -> None:
     """Write the page and the plot."""
+    draw(Results(data))
+    PAGE.write_text(page(data))
+
+
+def page(data: dict[str, Any]) -> str:
+    """What RESULTS.md says of these results."""
     results = Results(data)
-    draw(results)
     notes = NOTES.read_text() if NOTES.exists() else ""
     parts = [_head(results), _goals(results), _behind(results), notes, _limits(results)]
     for scenario, title in SCENARIOS.items():
@@ -149,7 +154,7 @@ def write(data: dict[str, Any]) -> None:
         if scenario == 5:
             parts.append(_starts(results))
     parts += [_unpinned(results), _failures(results)]
-    PAGE.write_text("\n\n".join(part.strip() for part in parts if part.strip()) + "\n")
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
 def _table(rows: list[list[str]], headers: list[str]) -> str:

@@ -23,6 +23,7 @@ RECORDS_MAX = 200_000
 RECORDS_A_TURN = 2  # to one of several partitions, before the next has its turn
 SILENCE_S_MAX = 30.0
 WARM_S = 0.3
+WARM_S_A_PARTITION = 0.01  # each has a file by then
 
 
 def produce(
@@ -32,10 +33,12 @@ def produce(
     size: int,
     partitions: int = 1,
     outstanding: int = 0,
+    records: int = 0,
     settings: dict[str, str] | None = None,
 ) -> Callable[[], dict[str, float]]:
     """Records of `size` bytes for `seconds`, a few to each of the partitions in turn, at most
-    `outstanding` of them unacknowledged (0: 64 MiB); ends when all are acknowledged."""
+    `outstanding` of them unacknowledged (0: 64 MiB); ends when all are acknowledged. With
+    `records`, exactly so many, however long that takes."""
     failed: list[Any] = []
     base: dict[str, Any] = {"bootstrap.servers": address, "acks": "all", "linger.ms": "5"}
     base |= {"queue.buffering.max.messages": 1_000_000, "queue.buffering.max.kbytes": 1_000_000}
@@ -54,11 +57,11 @@ def produce(
 
     def send(duration_s: float) -> int:
         sent, until_s = 0, time.perf_counter() + duration_s
-        while time.perf_counter() < until_s:
+        while sent < records if records else time.perf_counter() < until_s:
             while len(producer) > outstanding - group:
                 producer.poll(0.001)
             start = sent % (PAYLOADS - group + 1)
-            chunk = messages[start : start + group]
+            chunk = messages[start : start + (min(group, records - sent) if records else group)]
             sent += producer.produce_batch(topic, chunk, partition=next(turns))
             if failed:
                 raise SystemExit(f"a record was not acknowledged: {failed[0]}")
@@ -67,7 +70,8 @@ def produce(
             raise SystemExit(f"records were not acknowledged: {failed[:1]}")
         return sent
 
-    send(WARM_S)
+    if not records:
+        send(WARM_S + partitions * WARM_S_A_PARTITION)
 
     def run() -> dict[str, float]:
         start_s = time.perf_counter()
