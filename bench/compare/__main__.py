@@ -115,17 +115,12 @@ class Run:
 
     def starts(self) -> None:
         """Scenario 6."""
-        mine = os.sched_getaffinity(0)
         for number in range(self.rounds):
             self.say(f"{STARTS}: round {number + 1} of {self.rounds}")
             for kind in self.kinds:
                 if kind.same_as or kind.only_growth:
                     continue
-                os.sched_setaffinity(0, self.bench.broker_cores)
-                try:
-                    figures = starts.measure(self.bench, kind.make, kind.durable, number == 0)
-                finally:
-                    os.sched_setaffinity(0, mine)
+                figures = starts.measure(self.bench, kind.make, kind.durable, number == 0)
                 self.take(STARTS, kind.name, figures)
 
     def save(self, versions: dict[str, str], complete: bool) -> None:
