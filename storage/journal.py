@@ -51,7 +51,7 @@ PARTITIONS_MIN = 4  # of a tick: fewer are written directly
 SLICE_BYTES_MAX = 16 << 10  # new bytes of one partition: more of them are bulk, which goes directly
 FILE_BYTES = 8 << 20
 FILE_PARTITIONS_MAX = 2048  # whose open records one file keeps in memory
-STORES_A_TICK = 8  # records written to segments so that a file gets free, with each journal write
+STORES_A_WRITE = 8  # records that go to segments with each journal write, at least, to free a file
 SUFFIX = ".journal"
 NO_TOPIC = bytes(16)
 _ENTRY = Struct(">16siiqqI")
@@ -149,6 +149,7 @@ class Journal:
         self._failed = False
         self._waiting: list[Flushable] = []  # what got dirty while a write was in flight
         self._leaving: deque[Flushable] = deque()  # who has to leave the other file
+        self._leaving_count = 0  # of them when the files changed places
         self.writes = self.write_bytes = 0
         self.resume: Callable[[list[Flushable]], None] = lambda _waiting: None
 
@@ -186,8 +187,11 @@ class Journal:
         if not other.empty:  # not all of it is in segments yet: hurry
             self._store(len(self._leaving))
             return False
-        self._leaving.extend(file.users)
         self._current = other
+        self._leaving.extend(file.users)
+        self._leaving_count = len(file.users)
+        if not file.users:
+            self._begin(file)
         return other.write_pos + record_bytes(body_bytes, self._block_bytes) <= FILE_BYTES
 
     def _begin(self, file: _File) -> None:
@@ -264,7 +268,9 @@ class Journal:
                     appender.on_journaled(record, end, next_offset, seconds)
                 except Exception as error:  # one partition's trouble must not hold up the others
                     appender.fail(DiskFailed(f"what follows a write failed: {error!r}"))
-            self._store(STORES_A_TICK)
+            # Twice as fast as this file fills, so that the other is free in time.
+            share = 2 * self._leaving_count * total // FILE_BYTES
+            self._store(max(share, STORES_A_WRITE))
         waiting, self._waiting = self._waiting, []
         self.resume(waiting)
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from bench.compare import report
-from bench.compare.__main__ import RESULTS
 from bench.compare.columns import CACHING, KAFKA, KAFKA_FLUSH, RPK_PY, TANSU
 
 
@@ -29,7 +28,7 @@ def figures(**of: float) -> dict[str, float]:
 
 
 def test_the_page_is_made_from_the_results() -> None:
-    assert report.PAGE.read_text() == report.page(json.loads(RESULTS.read_text()))
+    assert report.PAGE.read_text() == report.page(json.loads(report.RESULTS.read_text()))
 
 
 def test_what_is_slower_or_dearer_is_behind() -> None:

@@ -31,7 +31,6 @@ from bench.generators.process import GeneratorFailed
 from bench.peers.kafka import resolve_jars
 from bench.peers.server import Target
 
-RESULTS = Path("bench/results/results.json")
 WARM_UP_S = 12.0
 STARTS, UNPINNED, LIMITS = "starts", "unpinned", "limits"
 PARTS = (LIMITS, *BY_NAME, UNPINNED, STARTS)
@@ -133,8 +132,8 @@ class Run:
             "facts": facts, "versions": versions, "limits": self.limits,
             "failures": self.failures, "rows": self.rows,
         }  # fmt: skip
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(data, indent=1) + "\n")
+        report.RESULTS.parent.mkdir(exist_ok=True)
+        report.RESULTS.write_text(json.dumps(data, indent=1) + "\n")
 
 
 def machine_facts() -> dict[str, str]:
@@ -224,7 +223,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="only write the report anew")
     options = parser.parse_args()
     if options.report:
-        report.write(json.loads(RESULTS.read_text()))
+        report.write(json.loads(report.RESULTS.read_text()))
         return
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
@@ -248,7 +247,7 @@ def main() -> None:
         run_parts(Run(bench, options.rounds, kinds), options.only or list(PARTS), directory)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    report.write(json.loads(RESULTS.read_text()))
+    report.write(json.loads(report.RESULTS.read_text()))
 
 
 if __name__ == "__main__":

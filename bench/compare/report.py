@@ -25,6 +25,7 @@ from bench.compare.columns import (
 )
 from bench.compare.rows import BY_NAME, ROWS, Row
 
+RESULTS = Path("bench/results/results.json")
 PAGE = Path("bench/RESULTS.md")
 PLOT = Path("bench/results/results.png")
 NOTES = Path("bench/results/notes.md")

@@ -18,7 +18,7 @@ from itertools import cycle
 from struct import Struct
 
 from crc32c import crc32c
-from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
+from hdrh.histogram import HdrHistogram
 
 from bench.generators.process import Work, serve
 from bench.wire import CLIENT_ID, FETCH_VERSION, Connection, leaders, produce_frame

@@ -204,6 +204,29 @@ def test_the_files_take_turns_and_records_get_to_their_segments(
     drive(scenario())
 
 
+def test_a_file_that_nobody_has_anything_in_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "FILE_BYTES", 6 * BLOCK)
+
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        journal = host.context.committer.journal
+        assert journal is not None
+        for number in range(20):
+            for driven in logs:
+                driven.append(b"%d" % number)
+            await asyncio.gather(*(driven.durable() for driven in logs))
+            for driven in logs:
+                await driven.log.store(number + 1)
+        assert journal.writes == 20
+        for driven in logs:
+            await driven.check()
+            await driven.close()
+
+    drive(scenario())
+
+
 @pytest.mark.parametrize("res", [-errno.EIO, 512])
 def test_a_failed_write_fails_its_partitions_and_no_others(tmp_path: Path, res: int) -> None:
     async def scenario() -> None:
