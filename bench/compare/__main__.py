@@ -185,6 +185,8 @@ def run_parts(run: Run, parts: list[str], directory: Path) -> None:
     if LIMITS in parts:
         run.say(LIMITS)
         run.limits = limits.medians([limits.measure(run.bench) for _ in range(3)])
+    if STARTS in parts:
+        run.starts()
     rows = [row for row in ROWS if row.name in parts]
     if rows:
         growth = any(row.growth_of for row in rows)
@@ -203,8 +205,6 @@ def run_parts(run: Run, parts: list[str], directory: Path) -> None:
         home.mkdir()
         run.unpinned(home)
         run.save(versions, False)
-    if STARTS in parts:
-        run.starts()
     run.save(versions, set(parts) == set(PARTS))
 
 

@@ -227,9 +227,9 @@ ROWS: list[Row] = [
         java_consume, THROUGHPUT, KIB, prepare=fill(DATA_RECORDS), fits=has_disk),
     Row("tail-1", 5, "one producer, 1 consumer at the tail", "probe", tail(1), THROUGHPUT, 100),
     Row("tail-10", 5, "one producer, 10 consumers at the tail", "probe", tail(10), THROUGHPUT, 100),
-    *_growth_rows(),
     Row("spread-200", 8, "over 200 partitions, 100 B", "librdkafka",
         librdkafka_produce(100, partitions=200, outstanding=20_000), THROUGHPUT, 100,
         partitions=200),
+    *_growth_rows(),
 ]  # fmt: skip
 BY_NAME = {row.name: row for row in ROWS}
