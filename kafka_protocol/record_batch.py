@@ -119,7 +119,8 @@ def parse_header(buf: Buffer, pos: int = 0) -> BatchHeader:
 
 def verify_crc(buf: Buffer, pos: int, size_bytes: int, crc: int) -> bool:
     """Whether the CRC-32C of the batch at pos, size_bytes long, is crc."""
-    return bool(crc32c(memoryview(buf)[pos + CRC_START_POS : pos + size_bytes]) == crc)
+    view = buf if type(buf) is memoryview else memoryview(buf)
+    return bool(crc32c(view[pos + CRC_START_POS : pos + size_bytes]) == crc)
 
 
 def patch(buf: bytearray | memoryview, pos: int, base_offset: int, leader_epoch: int) -> None:

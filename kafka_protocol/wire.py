@@ -199,7 +199,10 @@ def write_string(out: bytearray, value: str) -> None:
 def write_compact_string(out: bytearray, value: str) -> None:
     """Append varint length plus one and UTF-8; None raises AttributeError, our own mistake."""
     raw = value.encode()
-    write_uvarint(out, len(raw) + 1)
+    if len(raw) < 127:
+        out.append(len(raw) + 1)
+    else:
+        write_uvarint(out, len(raw) + 1)
     out += raw
 
 

@@ -32,7 +32,7 @@ from kafka_protocol.frame import RequestHeader, decode_request, encode_response
 from rpk_py import frame_limits
 from rpk_py.client_peer import ClientPeer
 from rpk_py.context import Broker
-from rpk_py.frame_limits import API_KEY_BYTES, FRAME_BYTES_MIN, SIZE_BYTES
+from rpk_py.frame_limits import API_KEY_BYTES, FRAME_BYTES_MIN, SIZE_BYTES, read_size
 from rpk_py.handlers import HANDLERS
 from rpk_py.handlers import produce as produce_handler
 from rpk_py.handlers.api_versions import error_response
@@ -181,7 +181,7 @@ class Connection(asyncio.BufferedProtocol):
         limit = broker.config.frame_bytes_max
         began_s = now_s = broker.clock_s()
         while end - pos >= SIZE_BYTES and not self._must_wait():
-            size = int.from_bytes(data[pos : pos + SIZE_BYTES], "big", signed=True)
+            (size,) = read_size(data, pos)
             frame_pos = pos + SIZE_BYTES
             whole = end - frame_pos >= size  # decode_request looks at the limit of its API
             bytes_max = limit if whole else frame_limits.frame_bytes_max(data[pos:end], limit)

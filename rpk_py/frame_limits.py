@@ -6,6 +6,7 @@ Which process: a shard.
 from __future__ import annotations
 
 import mmap
+from struct import Struct
 from typing import Final
 
 from kafka_protocol.api import request_bytes_max
@@ -19,6 +20,8 @@ MAPPED_BYTES_MIN: Final = 2 << 20  # beyond common requests, for which malloc is
 READ_BYTES: Final = 256 << 10  # of a large frame in one read, after which others go first
 READ_BYTES_MAX: Final = 1 << 20  # one read: about half a millisecond of copying
 BUFFER_GROWTH: Final = 4  # a partial frame's buffer grows with what arrived, not as announced
+
+read_size: Final = Struct(">i").unpack_from  # (size,) of the frame at a position
 
 
 def frame_bytes_max(start: memoryview, limit: int) -> int:

@@ -143,7 +143,9 @@ def _flexible_decoder(version: int, counts: CountReaders) -> Reader:
     read_count = counts.compact_array
 
     def decode(buf: memoryview, pos: int) -> tuple[ProduceRequest, int]:
-        transactional_id, pos = wire.read_compact_nullable_string(buf, pos)
+        transactional_id, pos = (
+            wire.read_compact_nullable_string(buf, pos) if buf[pos] else (None, pos + 1)
+        )
         acks, timeout_ms = _ACKS_TIMEOUT(buf, pos)
         topic_count, pos = read_count(buf, pos + 6, topic_bytes_min)
         if topic_count < 0:
@@ -154,6 +156,10 @@ def _flexible_decoder(version: int, counts: CountReaders) -> Reader:
             if by_id:
                 topic_id = bytes(buf[pos : pos + 16])
                 pos += 16
+            elif 1 < (length := buf[pos]) < 0x80:  # lengths of one or two bytes are read here
+                start = pos + 1
+                pos += length
+                name = str(buf[start:pos], "utf-8")
             else:
                 name, pos = wire.read_compact_string(buf, pos)
             count, pos = read_count(buf, pos, 6)
@@ -162,7 +168,14 @@ def _flexible_decoder(version: int, counts: CountReaders) -> Reader:
             partitions = []
             for _ in range(count):
                 index = wire.read_int32s(buf, pos)[0]
-                length, pos = wire.read_uvarint(buf, pos + 4)
+                length, high = buf[pos + 4], buf[pos + 5]
+                if length < 0x80:
+                    pos += 5
+                elif high < 0x80:
+                    length += (high << 7) - 0x80
+                    pos += 6
+                else:
+                    length, pos = wire.read_uvarint(buf, pos + 4)
                 if length:
                     end = pos + length - 1
                     partition = PartitionProduceData(index, buf[pos:end])

@@ -118,7 +118,7 @@ class _SlicedProduce(PendingProduce):
 
 def handle(ctx: RequestContext, request: ProduceRequest) -> ProduceResponse | PendingProduce:
     """Enqueue every batch; the reply is pending until all of them are acknowledged."""
-    response = ProduceResponse()
+    response = ProduceResponse([], 0, [])
     pending = PendingProduce(ctx, response)
     for topic in request.topic_data:
         answers: list[PartitionProduceResponse] = []
@@ -164,7 +164,7 @@ def _enqueue(
     pending: PendingProduce,
 ) -> PartitionProduceResponse:
     """Append a partition's batch; returns its place in the answer."""
-    answer = PartitionProduceResponse(index=data.index, base_offset=-1)
+    answer = PartitionProduceResponse(data.index, 0, -1, -1, -1, [], None, None)
     by_id = ctx.api_version >= _BY_ID_SINCE
     if request.acks not in _ACKS:
         _fail(ctx, answer, ErrorCode.INVALID_REQUIRED_ACKS)
@@ -315,6 +315,8 @@ def _check_header(header: BatchHeader, api_version: int) -> BatchHeader | Refusa
             ErrorCode.INVALID_RECORD,
             f"{header.record_count} records with last offset delta {header.last_offset_delta}",
         )
+    if NONE <= header.attributes < ZSTD:  # a codec and no flag: nearly every batch
+        return header
     if header.timestamp_type:
         return Refusal(ErrorCode.INVALID_TIMESTAMP, "only the broker may set LogAppendTime")
     if header.is_control:
