@@ -34,7 +34,15 @@ BATCH = 5  # topics in one request
 ALIVE_MAX = 20  # topics of one client at a time
 CONTESTED = 10  # topics that all three create and delete at the same moment
 JOIN_S_MAX = 60.0
-NAMES_LEFT = {"metadata.db", "metadata.db-journal", "broker.json", ".lock", "trash", "recycle"}
+NAMES_LEFT = {
+    "journal",
+    "metadata.db",
+    "metadata.db-journal",
+    "broker.json",
+    ".lock",
+    "trash",
+    "recycle",
+}
 
 
 @pytest.fixture
