@@ -3,7 +3,7 @@
 Which process: a shard.  What a killed shard acknowledged may be only in its journal, and at a start
 with another --smp its partitions may be led by another shard. So at the start of a broker every
 shard reads all the journals there are, opens its partitions with them, and no shard begins its own
-before the supervisor says that all serve. A shard that died alone reads its own.
+before the supervisor says that all serve. A shard that dies when journals are in use reads its own.
 """
 
 from __future__ import annotations

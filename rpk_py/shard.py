@@ -54,7 +54,7 @@ def run(
 ) -> int:
     """Serve until the supervisor says stop or is gone. Returns the process's exit code.
 
-    others_run  the other shards go on serving: their journals are theirs
+    others_run  the other shards use their journals: only its own is read
     """
     log = make_logger(config, shard=node_id)
     slow_loop = partial(log.report, "uvloop is not used")

@@ -42,7 +42,7 @@ def fork_shard(
     others_run: bool,
     log: Any,
 ) -> tuple[int, socket.socket]:
-    """Start one shard process; `others_run`: it died, and the others have served since.
+    """Start one shard process; `others_run`: the journals of the others are in use.
 
     Returns: (pid, the supervisor's end of the control socketpair)
     Raises:  OSError  the process could not be created

@@ -116,6 +116,7 @@ class Supervisor:
         self._all_dead = asyncio.Event()
         self._exit_code = 0
         self._announced = False
+        self._journals_begun = False  # what dead shards left in theirs is in segments
         self._started_s = time.monotonic()
         self._controller: Controller
         self._admin: AdminServer
@@ -135,7 +136,7 @@ class Supervisor:
             shard.listener,
             self._prepared.lock_fd,
             shard.core,
-            self._announced,
+            self._journals_begun,
             self._log,
         )
         shard.begin(pid)
@@ -271,7 +272,8 @@ class Supervisor:
         """All shards serve, so segments hold what journals held, unless a partition is offline."""
         if any(shard.info.get("journals_needed") for shard in self._shards):
             return
-        if not self._announced:
+        if not self._journals_begun:
+            self._journals_begun = True
             try:
                 data_dir.drop_unused_journals(self._config.data_dir, self._config.node_ids)
             except OSError as error:

@@ -197,6 +197,8 @@ async def _recover(
     checkpoint = await _newest_checkpoint(context, directory, names, segments, state)
     epochs: list[tuple[int, int]] = []
     log_start_offset = start_in(names)
+    journaled = context.journaled.get((topic_id, partition))
+    known_offset = max(log_start_offset, journaled[0].base_offset if journaled else 0)
     if checkpoint is not None:
         epochs = list(checkpoint.epochs)
         if log_start_offset < checkpoint.log_start_offset:
@@ -236,7 +238,7 @@ async def _recover(
             segment.sealed = True
             continue
         replay: OnRecord = _ignore if before_checkpoint else on_record
-        result = await _scan(context, segment, checkpoint, successor, log_start_offset, replay)
+        result = await _scan(context, segment, checkpoint, successor, known_offset, replay)
         scanned.append((segment, result))
         segment.sealed = not last
     for segment, successor in itertools.pairwise(segments):
@@ -334,7 +336,7 @@ async def _scan(
     segment: Segment,
     checkpoint: Checkpoint | None,
     successor: Segment | None,
-    log_start_offset: int,
+    known_offset: int,
     on_record: OnRecord,
 ) -> ScanResult:
     """Find where a segment ends. Raises CorruptRecord where something durable is damaged."""
@@ -349,7 +351,7 @@ async def _scan(
                 f"{segment.path} has {size} bytes, and {checkpoint.pos} had been durable"
             )
     durable_pos = successor.header.prev_end_pos if successor else 0
-    durable_offset = 0 if successor else log_start_offset
+    durable_offset = 0 if successor else known_offset
     reads = scan_segment(header, size, *start, index, on_record, durable_pos, durable_offset)
     result = await _drive(context, segment, reads)
     if result.damage is not None:

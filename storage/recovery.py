@@ -76,8 +76,8 @@ def scan_segment(
 
     `durable_pos` is a position that is known to have been durable (a checkpoint's, or the end of
     a segment that has a successor), `durable_offset` such an offset (the log start, which moves
-    over durable records only): where the records end before it, that is damage. Returns a
-    ScanResult.
+    over durable records only, or where the journal goes on): where the records end before it,
+    that is damage. Returns a ScanResult.
     """
     result = ScanResult(start_pos, start_offset, start_crc)
     block_bytes = header.block_bytes
@@ -113,8 +113,8 @@ def scan_segment(
         result.damage = f"everything before position {durable_pos} is known to have been durable"
     elif result.next_offset < durable_offset:
         result.damage = (
-            f"the log starts at offset {durable_offset}: everything before is known to have been "
-            f"durable"
+            f"the log starts at offset {durable_offset}, or goes on there in the journal: "
+            f"everything before is known to have been durable"
         )
     else:
         result.damage = yield from _find_proof(header, file_bytes, result.end_pos)

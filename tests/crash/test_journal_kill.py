@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from tests.clients.broker import RunningBroker, wait_until
 from tests.crash.cut_disk import CutDisk
-from tests.crash.cycles import SETTINGS, create_numbered_topic, run_cycles
+from tests.crash.cycles import SETTINGS, TOPIC, create_numbered_topic, run_cycles
+from tests.storage.builder import BLOCK, flip
 
 PARTITIONS = 24
 CYCLES = 8
@@ -103,3 +105,39 @@ def test_without_the_journals_acknowledged_records_are_lost(
     )
     note(outcome.summary())
     assert outcome.verdict.lost
+
+
+def test_an_offline_partition_keeps_the_journals_until_it_is_whole(broker: RunningBroker) -> None:
+    create_numbered_topic(broker, PARTITIONS)
+    producer = Producer({"bootstrap.servers": broker.address, "acks": "all", "linger.ms": "20"})
+    for size in (50_000, 10):  # to the segments, then to the journals
+        for index in range(PARTITIONS):
+            producer.produce(TOPIC, b"x" * size, partition=index)
+        assert producer.flush(20) == 0
+    assert journal_writes(broker) > 0
+    broker.kill()
+    segment = broker.data_dir / f"{TOPIC}-5" / f"{0:020d}.wal"
+    flip(segment, 3 * BLOCK)
+    broker.start()
+    assert "journals are kept and not used" in broker.log_text()
+    assert counts(broker) == [0 if index == 5 else 2 for index in range(PARTITIONS)]
+    assert journal_writes(broker) == 0
+    broker.kill()
+    flip(segment, 3 * BLOCK)
+    broker.start()
+    assert counts(broker) == [2] * PARTITIONS
+
+
+def counts(broker: RunningBroker) -> list[int]:
+    """How many records of each partition are served, 0 where it is offline."""
+    found = []
+    for index in range(PARTITIONS):
+        consumer = Consumer({"bootstrap.servers": broker.address, "group.id": "counts"})
+        try:
+            there = consumer.get_watermark_offsets(TopicPartition(TOPIC, index), timeout=2)
+            found.append(there[1])
+        except KafkaException:
+            found.append(0)
+        finally:
+            consumer.close()
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -270,7 +271,7 @@ def test_a_partition_that_failed_keeps_what_is_only_in_the_journal(
     drive(scenario())
 
 
-def test_a_gap_between_segment_and_journal_is_damage(tmp_path: Path) -> None:
+def test_what_the_journal_goes_on_from_is_known_to_have_been_durable(tmp_path: Path) -> None:
     async def scenario() -> None:
         host, logs = await started(tmp_path)
         for driven in logs:
@@ -281,7 +282,30 @@ def test_a_gap_between_segment_and_journal_is_damage(tmp_path: Path) -> None:
         await asyncio.gather(*(driven.durable() for driven in logs))
         await host.crash()
         segment = tmp_path / "t0-0" / f"{0:020d}.wal"
-        flip(segment, 2 * BLOCK)  # in the body of its only record
+        flip(segment, 2 * BLOCK)  # in the body of its only record: a torn end, for all it says
+        host = host.next_life()
+        host.read_journal()
+        with pytest.raises(CorruptRecord, match="or goes on there in the journal"):
+            await host.open("t0-0", topic_id=topic_id(0))
+        flip(segment, 2 * BLOCK)  # nothing was cut
+        driven = await host.open("t0-0", topic_id=topic_id(0), appended=logs[0].appended)
+        await driven.check()
+        await driven.close()
+
+    drive(scenario())
+
+
+def test_a_gap_between_log_and_journal_is_damage(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        for driven in logs:
+            driven.append(b"stored")
+            await driven.log.store(1)
+        for driven in logs:
+            driven.append(b"in the journal")
+        await asyncio.gather(*(driven.durable() for driven in logs))
+        await host.crash()
+        shutil.rmtree(tmp_path / "t0-0")
         host = host.next_life()
         host.read_journal()
         with pytest.raises(CorruptRecord, match="goes on at 1"):
