@@ -227,6 +227,12 @@ class SegmentAppender:
 
     # -- the journal -----------------------------------------------------------------------
 
+    @property
+    def unstored_bytes(self) -> int:
+        """Bytes that are durable in the journal and not on their way to a segment."""
+        waiting = sum(record.journaled_bytes for record in self._queued)
+        return waiting + (self._open.journaled_bytes if self._open is not None else 0)
+
     def journal_bytes(self) -> int:
         """How much of the open record is new; 0 where it waits for a direct write."""
         record = self._open

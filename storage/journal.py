@@ -40,6 +40,7 @@ from storage.index import SegmentIndex
 from storage.record_buffer import RecordBuffer
 from storage.recovery import scan_segment
 from storage.wal_format import (
+    SEGMENT_HEADER_BYTES,
     SegmentHeader,
     decode_segment_header,
     encode_record_header,
@@ -54,6 +55,9 @@ FILE_PARTITIONS_MAX = 2048  # whose open records one file keeps in memory
 STORES_A_WRITE = 8  # records that go to segments with each journal write, at least, to free a file
 SUFFIX = ".journal"
 NO_TOPIC = bytes(16)
+ADVICE = (
+    "restore the file, or move it away to go on without what was acknowledged and is only there"
+)
 _ENTRY = Struct(">16siiqqI")
 
 
@@ -153,6 +157,11 @@ class Journal:
         self.writes = self.write_bytes = 0
         self.resume: Callable[[list[Flushable]], None] = lambda _waiting: None
 
+    @property
+    def _other(self) -> _File:
+        """The file that is not written now."""
+        return self._files[1 - self._files.index(self._current)]
+
     def take(self, dirty: list[Flushable]) -> list[Flushable]:
         """Write what is new of the dirty appenders, or have it wait for the write in flight.
         Returns those that must write to their segments directly."""
@@ -172,18 +181,22 @@ class Journal:
             self._waiting += small
             return rest
         body_bytes = sum(sizes) + _ENTRY.size * len(small)
-        if not self._has_room(body_bytes, len(small)):
+        if not self._has_room(body_bytes, small):
             return dirty
         self._write(small, sizes, body_bytes)
         return rest
 
-    def _has_room(self, body_bytes: int, count: int) -> bool:
+    def _has_room(self, body_bytes: int, appenders: list[Flushable]) -> bool:
         """Whether a record of that size can be written now; goes on to the other file if needed."""
-        file = self._current
-        end_pos = file.write_pos + record_bytes(body_bytes, self._block_bytes)
-        if end_pos <= FILE_BYTES and len(file.users) + count <= FILE_PARTITIONS_MAX:
+        file, total = self._current, record_bytes(body_bytes, self._block_bytes)
+        if self._block_bytes + total > FILE_BYTES or len(appenders) > FILE_PARTITIONS_MAX:
+            return False  # in no file
+        if file.write_pos + total <= FILE_BYTES and (
+            len(file.users) + len(appenders) <= FILE_PARTITIONS_MAX
+            or len(file.users.keys() | appenders) <= FILE_PARTITIONS_MAX
+        ):
             return True
-        other = self._files[1 - self._files.index(file)]
+        other = self._other
         if not other.empty:  # not all of it is in segments yet: hurry
             self._store(len(self._leaving))
             return False
@@ -192,7 +205,7 @@ class Journal:
         self._leaving_count = len(file.users)
         if not file.users:
             self._begin(file)
-        return other.write_pos + record_bytes(body_bytes, self._block_bytes) <= FILE_BYTES
+        return True
 
     def _begin(self, file: _File) -> None:
         """Segments hold all of it: begin it anew. It is empty when its new header is durable, which
@@ -205,7 +218,7 @@ class Journal:
             if res == len(block):
                 file.empty = True
             else:
-                self._fail([], res, len(block))
+                self._fail(file, [], _why(res, len(block)))
 
         self._disk.write(file.fd, block, 0, done)
         self._disk.submit()
@@ -245,11 +258,16 @@ class Journal:
         self._busy = True
         self.writes += 1
         self.write_bytes += total
-        done = partial(self._written, slices, total, batches, self._clock_s())
-        self._disk.write(file.fd, view, at, done)
+        done = partial(self._written, file, slices, total, batches, self._clock_s())
+        try:
+            self._disk.write(file.fd, view, at, done)
+        except Exception as error:  # as a write that fails: nobody may wait for it
+            self._busy = False
+            self._fail(file, slices, repr(error))
 
     def _written(
         self,
+        file: _File,
         slices: list[tuple[Flushable, RecordBuffer, int, int]],
         total: int,
         batches: int,
@@ -260,7 +278,7 @@ class Journal:
         self._busy = False
         seconds = self._clock_s() - submitted_s
         if res != total:
-            self._fail(slices, res, total)
+            self._fail(file, slices, _why(res, total))
         else:
             self._observe_write(seconds, batches, total)
             for appender, record, end, next_offset in slices:
@@ -275,21 +293,22 @@ class Journal:
         self.resume(waiting)
 
     def _fail(
-        self, slices: list[tuple[Flushable, RecordBuffer, int, int]], res: int, total: int
+        self, file: _File, slices: list[tuple[Flushable, RecordBuffer, int, int]], what: str
     ) -> None:
         self._failed = True
-        what = f"short write: {res} of {total} bytes" if res >= 0 else os.strerror(-res)
-        text = f"{what}, writing to the journal {self._current.path}"
+        text = f"{what}, writing to the journal {file.path}"
         self.report("the journal failed", f"{text}; every partition is written by itself now")
         for appender, _record, _end, _next_offset in slices:
             appender.fail(DiskFailed(text))
 
     def _store(self, count: int) -> None:
         """Have the next `count` appenders leave the file that is to be free."""
-        for _ in range(min(count, len(self._leaving))):
-            appender = self._leaving.popleft()
-            if appender.journal_marks:
+        leaving, users = self._leaving, self._other.users
+        while leaving and count:
+            appender = leaving.popleft()
+            if appender in users:  # else its record was full meanwhile
                 appender.store()
+                count -= 1
 
     def stored(self, appender: Flushable) -> None:
         """Segments hold more of an appender that has marks: it may have left a file."""
@@ -313,6 +332,10 @@ class Journal:
         """Let go of the files. The partitions are closed and no write is in flight."""
         for file in self._files:
             os.close(file.fd)
+
+
+def _why(res: int, total: int) -> str:
+    return f"short write: {res} of {total} bytes" if res >= 0 else os.strerror(-res)
 
 
 def open_journal(
@@ -381,9 +404,13 @@ def _read_file(path: Path, lock_wait_s: float) -> list[tuple[int, memoryview]]:
         data = memoryview(os.pread(fd, FILE_BYTES, 0))
     finally:
         os.close(fd)
+    if not any(data[:SEGMENT_HEADER_BYTES]):
+        return []  # never begun
     header = decode_segment_header(data)
     if isinstance(header, str) or header.topic_id != NO_TOPIC:
-        return []  # never begun, or cut off before its first record was durable
+        # Not torn: what a header says lies in one sector, which a device writes whole or not.
+        what = header if isinstance(header, str) else "it belongs to a partition"
+        raise CorruptRecord(f"{path}: {what}; {ADVICE}")
     records: list[tuple[int, memoryview]] = []
     reads = scan_segment(
         header, len(data), header.block_bytes, header.base_offset, header.header_crc,
@@ -397,8 +424,7 @@ def _read_file(path: Path, lock_wait_s: float) -> list[tuple[int, memoryview]]:
         if stop.value.damage is not None:
             raise CorruptRecord(
                 f"{path}: {stop.value.bad} at position {stop.value.end_pos}, but "
-                f"{stop.value.damage}; restore the file, or move it away to go on without what "
-                f"was acknowledged and is only there"
+                f"{stop.value.damage}; {ADVICE}"
             ) from None
     return records
 

@@ -139,8 +139,10 @@ class Log:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of its segments up to their ends, without the space that is allocated ahead."""
-        return sum(segment.write_pos for segment in self._segments)
+        """Bytes of its segments up to their ends, without the space that is allocated ahead, and
+        what is durable in the journal alone."""
+        stored = sum(segment.write_pos for segment in self._segments)
+        return stored + self._appender.unstored_bytes
 
     @property
     def writes(self) -> int:

@@ -110,15 +110,17 @@ async def _append_journaled(log: Log, entries: list[Entry], state: ProducerState
     """Append what is durable in the journal and not in a segment, and have it there."""
     try:
         for entry in entries:
-            end = log.log_end_offset
-            if entry.next_offset <= end:
+            if entry.next_offset <= log.log_end_offset:
                 continue
-            if entry.base_offset != end:
-                raise CorruptRecord(
-                    f"{log.directory}: the log ends at offset {end}, and what is durable in the "
-                    f"journal goes on at {entry.base_offset}: {ADVICE}"
-                )
             for pos, batch in iter_batches(entry.data, 0, len(entry.data)):
+                end = log.log_end_offset
+                if batch.last_offset < end:
+                    continue  # a start that was killed had stored a part of the entry
+                if batch.base_offset != end:
+                    raise CorruptRecord(
+                        f"{log.directory}: the log ends at offset {end}, and what is durable in "
+                        f"the journal goes on at {batch.base_offset}: {ADVICE}"
+                    )
                 log.append(entry.data[pos : pos + batch.size_bytes], batch, entry.leader_epoch)
                 state.replay(batch)
         await log.store(log.log_end_offset)

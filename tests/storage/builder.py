@@ -202,8 +202,12 @@ class HeldDisk:
     def crash(self, rng: random.Random | None = None) -> None:
         """Nothing is answered any more. With `rng`, any sectors of held writes may have landed."""
         self.dead = True
-        for write in self.held if rng is not None else ():
-            assert rng is not None
+        if rng is not None:
+            self.tear(rng)
+
+    def tear(self, rng: random.Random) -> None:
+        """Have any sectors of held writes land."""
+        for write in self.held:
             how = rng.choice(("nothing", "all", "prefix", "suffix", "sectors", "blocks"))
             unit = BLOCK if how == "blocks" else SECTOR
             count = len(write.view) // unit

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import random
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,17 +20,14 @@ from tests.storage.builder import (
     Driven,
     HeldDisk,
     Host,
-    Stored,
     batch_of,
     batch_of_size,
     drive,
     flip,
 )
-from tests.storage.test_crash_model import LyingDisk, tick
+from tests.storage.test_crash_model import tick
 
 COUNT = 6
-LIVES = 5
-SEEDS = 24
 
 
 def topic_id(index: int) -> bytes:
@@ -63,6 +58,11 @@ async def next_life(host: Host, logs: list[Driven]) -> tuple[Host, list[Driven]]
     host = host.next_life()
     host.read_journal()
     return host, await open_all(host, logs)
+
+
+def entries_of(path: Path) -> journal_module.Entries:
+    """What the journal of a host that is gone holds."""
+    return read_journals([path / "journal" / "0"], 1.0)
 
 
 def journal_bytes(path: Path) -> list[Path]:
@@ -228,6 +228,77 @@ def test_a_file_that_nobody_has_anything_in_is_used_again(
     drive(scenario())
 
 
+def test_a_file_takes_as_many_partitions_as_it_says_however_often_they_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "FILE_PARTITIONS_MAX", COUNT)
+
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        for number in range(20):
+            for driven in logs:
+                driven.append(b"%d" % number)
+            await asyncio.gather(*(driven.durable() for driven in logs))
+        assert host.context.committer.journal is not None
+        assert host.context.committer.journal.writes == host.held.writes == 20
+        for driven in logs:
+            await driven.log.store(20)
+            await driven.check()
+            await driven.close()
+
+    drive(scenario())
+
+
+def test_what_fits_in_no_file_leaves_the_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would change places, and one would be written whose new header is not durable."""
+    monkeypatch.setattr(journal_module, "FILE_BYTES", 4 * BLOCK)
+
+    async def scenario() -> None:
+        host, logs = await started(tmp_path, HeldDisk(auto=False))
+        disk, journal = host.held, host.context.committer.journal
+        assert journal is not None
+        files = {file.fd for file in journal._files}
+        for _ in range(2):
+            for driven in logs:
+                driven.append_batch(batch_of_size(2 * BLOCK))
+            while any(driven.log.durable_offset < driven.log.log_end_offset for driven in logs):
+                await tick(1)
+                assert not any(write.fd in files for write in disk.held)
+                disk.land()
+        for driven in logs:
+            driven.append(b"small")
+        await tick(4)
+        assert [write.fd in files for write in disk.held] == [True]
+        disk.land()
+        assert {driven.log.durable_offset for driven in logs} == {3}
+        await host.crash()
+        host, logs = await next_life(host, logs)
+        for driven in logs:
+            await driven.check()
+            await driven.close()
+
+    drive(scenario())
+
+
+def test_a_write_that_the_disk_refuses_leaves_nobody_waiting(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        assert host.context.committer.journal is not None
+        host.held.refused_fd = host.context.committer.journal._current.fd
+        for driven in logs[1:]:
+            driven.append(b"v")
+        logs[0].append_batch(batch_of_size(journal_module.SLICE_BYTES_MAX + 1))
+        await logs[0].durable()
+        for driven in logs[1:]:
+            assert isinstance(driven.owner.errors[0], DiskFailed)
+        await logs[0].append_durably(b"goes on")
+        await logs[0].check()
+
+    drive(scenario())
+
+
 @pytest.mark.parametrize("res", [-errno.EIO, 512])
 def test_a_failed_write_fails_its_partitions_and_no_others(tmp_path: Path, res: int) -> None:
     async def scenario() -> None:
@@ -335,6 +406,43 @@ def test_damage_that_was_durable_is_told_and_a_torn_end_is_not(tmp_path: Path) -
     drive(scenario())
 
 
+def test_a_header_that_is_damaged_is_told(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host, logs = await started(tmp_path)
+        for driven in logs:
+            driven.append(b"v")
+        await asyncio.gather(*(driven.durable() for driven in logs))
+        await host.crash()
+        path = journal_bytes(tmp_path)[0]
+        for pos in (0, 8, 40):  # its magic, its version, what its CRC is for
+            flip(path, pos, 0x06)
+            with pytest.raises(CorruptRecord, match="move it away"):
+                entries_of(tmp_path)
+            flip(path, pos, 0x06)
+        assert len(entries_of(tmp_path)) == COUNT
+        path.write_bytes(bytes(8 * BLOCK))  # made, and never begun
+        assert entries_of(tmp_path) == {}
+
+    drive(scenario())
+
+
+def test_a_log_is_as_large_as_what_is_durable(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        _host, logs = await started(tmp_path)
+        for number in range(2):
+            for driven in logs:
+                driven.append(b"v")
+            await asyncio.gather(*(driven.durable() for driven in logs))
+            whole = sum(len(one.data) for one in logs[0].appended)
+            assert {driven.log.size_bytes for driven in logs} == {whole}, number
+        await logs[0].log.store(2)
+        assert logs[0].log.size_bytes == logs[0].active.write_pos == 3 * BLOCK
+        for driven in logs:
+            await driven.close()
+
+    drive(scenario())
+
+
 def test_a_journal_that_is_begun_forgets_what_it_held(tmp_path: Path) -> None:
     async def scenario() -> None:
         host, logs = await started(tmp_path)
@@ -368,102 +476,6 @@ def test_a_journal_cannot_be_taken_from_a_process_that_writes_it(tmp_path: Path)
             )  # fmt: skip
 
     drive(scenario())
-
-
-# --- lives and deaths -----------------------------------------------------------------------------
-
-
-async def live(logs: list[Driven], rng: random.Random) -> None:
-    """Append to some, delete records, close and open, land writes, at random."""
-    disk = logs[0].host.held
-    for _ in range(rng.randint(5, 60)):
-        what = rng.random()
-        if what < 0.6:
-            for driven in rng.sample(logs, rng.randint(1, COUNT)):
-                for _ in range(rng.choice([1, 1, 1, 3])):
-                    size = rng.choice([80, 80, 300, BLOCK - 70, BLOCK, 5 * BLOCK])
-                    driven.append_batch(batch_of_size(size), 1 + len(driven.appended) // 7)
-        elif what < 0.65:
-            log = rng.choice(logs).log
-            deleting = asyncio.ensure_future(log.delete_records(log.durable_offset))
-            while not deleting.done():
-                disk.land()
-                await tick(1)
-            deleting.result()
-        elif disk.held:
-            disk.land(*rng.sample(disk.held, rng.randint(1, len(disk.held))))
-        await tick(rng.choice([0, 1, 4]))
-
-
-async def lives_and_deaths(path: Path, seed: int, make_disk: Callable[[], HeldDisk]) -> int:
-    """Returns how many journal writes there were."""
-    rng = random.Random(seed)
-    host = Host(
-        path,
-        make_disk(),
-        segment_bytes=rng.choice([12, 1000]) * BLOCK,
-        checkpoint_bytes=rng.choice([6, 40]) * BLOCK,
-        cache_bytes=rng.choice([0, 1000]) * BLOCK,
-    )
-    logs, writes = await open_all(host), 0
-    for _ in range(LIVES):
-        journal = host.begin_journal()
-        await live(logs, rng)
-        writes += journal.writes
-        facts = [(one.log.durable_offset, one.log.log_start_offset) for one in logs]
-        await host.crash(rng)
-        if rng.random() < 0.3:  # a start that is killed before it serves
-            host = host.next_life(HeldDisk())
-            host.read_journal()
-            some = rng.sample(range(COUNT), 2)
-            for i in some:
-                await host.open(f"t{i}-0", topic_id=topic_id(i))
-            await host.crash()
-        host = host.next_life(HeldDisk())
-        host.read_journal()
-        logs = await open_all(host, logs)
-        for driven, (acknowledged, start) in zip(logs, facts, strict=True):
-            end = driven.log.log_end_offset
-            assert end >= acknowledged, f"seed {seed}: an acknowledged one lost"
-            assert driven.log.log_start_offset == start, f"seed {seed}: the log start moved"
-            driven.appended = [one for one in driven.appended if one.next_offset <= end]
-            assert _end_of(driven.appended) == end
-            await driven.check()
-        host.context.committer.disk = host.context.disk = host.disk = make_disk()
-    host.held.auto = True
-    for driven in logs:
-        await driven.append_durably(b"the end")
-        await driven.check()
-        await driven.close()
-    return writes
-
-
-def _end_of(appended: list[Stored]) -> int:
-    return appended[-1].next_offset if appended else 0
-
-
-@pytest.mark.parametrize("seed", range(SEEDS))
-def test_what_was_acknowledged_survives_any_crash(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    monkeypatch.setattr(journal_module, "FILE_BYTES", 16 * BLOCK)
-    monkeypatch.setattr(journal_module, "PARTITIONS_MIN", 2)
-    assert drive(lives_and_deaths(tmp_path, seed, lambda: HeldDisk(auto=False))) > 0
-
-
-def test_the_model_catches_a_disk_that_acknowledges_before_it_has_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(journal_module, "FILE_BYTES", 16 * BLOCK)
-    caught = 0
-    for seed in range(8):
-        path = tmp_path / str(seed)
-        path.mkdir()
-        try:
-            drive(lives_and_deaths(path, seed, lambda: LyingDisk(auto=False)))
-        except (AssertionError, StorageError):
-            caught += 1
-    assert caught == 8
 
 
 def test_a_batch_with_its_own_size_is_what_comes_back(tmp_path: Path) -> None:
