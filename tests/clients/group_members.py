@@ -17,6 +17,7 @@ import confluent_kafka
 import kafka
 
 from tests.clients.broker import RunningBroker, wait_until
+from tests.clients.via_confluent import NO_REBOOTSTRAP
 
 POLL_S = 0.05
 SESSION_MS = 6000  # the least that Kafka allows
@@ -98,6 +99,7 @@ class ConfluentMember(_Callbacks):
         self._consumer = confluent_kafka.Consumer(
             {
                 **protocol,
+                **NO_REBOOTSTRAP,
                 "bootstrap.servers": servers,
                 "group.id": group,
                 "auto.offset.reset": "earliest",
@@ -177,9 +179,10 @@ class KafkaPythonMember(_Callbacks):
             fetch_max_wait_ms=FETCH_WAIT_MS,
             **{**defaults, **config},
         )
-        # Without metadata a first leader assigns no partition, and lets it rest at that.
-        self._consumer.partitions_for_topic(topic)
         self._consumer.subscribe([topic], listener=Listener())
+        # Metadata that comes after it was made leader has it join again, and a join that outlasts
+        # the poll that began it is never ended (kafka-python 3.0.12): no records, no heartbeats.
+        self._consumer.topics()
 
     def poll(self) -> None:
         for where, records in self._consumer.poll(timeout_ms=int(POLL_S * 1000)).items():

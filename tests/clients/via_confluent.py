@@ -11,6 +11,10 @@ from tests.clients.broker import RunningBroker, wait_until
 from tests.clients.records import Rec
 
 FLUSH_S = 20.0
+# For consumers that outlive brokers: where all brokers are down, librdkafka begins anew with the
+# bootstrap servers, and deadlocks for good while an OffsetForLeaderEpoch is in flight
+# (confluentinc/librdkafka#5476, 2.11 to 2.16 at least).
+NO_REBOOTSTRAP = {"metadata.recovery.strategy": "none"}
 
 
 def make_producer(broker: RunningBroker, **config: Any) -> Producer:

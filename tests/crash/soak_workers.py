@@ -33,6 +33,7 @@ import confluent_kafka
 import kafka
 
 from bench.wire import SequentialProducer
+from tests.clients.via_confluent import NO_REBOOTSTRAP
 from tests.crash.workload import decode_payload, encode_payload, identity
 
 ACK = struct.Struct("<HQqdd")  # partition, identity, offset, sent at s, acknowledged at s
@@ -423,6 +424,7 @@ def consume_confluent(job: Job, shared: Shared) -> list[str]:
             "group.id": "unused",  # the client asks for one; assignment needs no group
             "enable.auto.commit": False,
             "auto.offset.reset": "error",
+            **NO_REBOOTSTRAP,
             "reconnect.backoff.max.ms": BACKOFF_MS_MAX,
             "log_level": 0,
         }

@@ -25,6 +25,8 @@ import aiokafka
 import confluent_kafka
 import kafka
 
+from tests.clients.via_confluent import NO_REBOOTSTRAP
+
 COMMIT_S = 0.3
 POLL_S = 0.1
 RECORDS_MAX = 2000  # of one poll, so that commits are not held up
@@ -195,6 +197,7 @@ def _confluent_config(job: Job) -> dict[str, Any]:
         }
     return {
         **protocol,
+        **NO_REBOOTSTRAP,
         "bootstrap.servers": job.servers,
         "group.id": job.group,
         "auto.offset.reset": "earliest",
