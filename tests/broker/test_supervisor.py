@@ -71,8 +71,11 @@ class Broker:
         def written() -> dict[str, Any] | None:
             if self.process.poll() is not None:
                 pytest.fail(f"the broker ended: {self.log}")
-            found = json.loads(file.read_text()) if file.exists() else None
-            return found if found and found["pid"] == self.process.pid else None
+            try:
+                found = json.loads(file.read_text())
+            except FileNotFoundError:  # not there yet, or an earlier broker's, which goes first
+                return None
+            return found if found["pid"] == self.process.pid else None
 
         result: dict[str, Any] = until(written, "broker.json")
         return result
