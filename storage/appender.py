@@ -183,10 +183,13 @@ class SegmentAppender:
         self.appended_offset = next_offset
         self._pending_bytes += size
         self._committer.pending_bytes += size
-        if self.write_caching and self._committer.may_cache:
+        if not self.write_caching:
+            if not self.dirty:
+                self._committer.mark_dirty(self)
+        elif self._committer.may_cache:
             self._flush_later(size)
-        elif not self.dirty:
-            self._committer.mark_dirty(self)
+        else:
+            self.flush_now()
 
     def flush_now(self) -> None:
         """Have everything appended so far written at the end of this tick."""
@@ -300,11 +303,12 @@ class SegmentAppender:
     def _open_record(self, size: int, base_offset: int, leader_epoch: int) -> RecordBuffer:
         """Close the open record and open one with room for `size` bytes and likely more."""
         block_bytes = self.block_bytes
-        if self._open is not None:
-            if self._open.leader_epoch == leader_epoch:  # it overflowed: bulk, so think bigger
-                most = JOURNALED_BYTES_MAX if self._open.journaled_end else RECORD_BYTES_MAX
-                self._group_bytes = min(2 * len(self._open.body), most)
-            self._close_record(self._open)
+        full = self._open
+        if full is not None:
+            self._close_record(full)
+            if full.leader_epoch == leader_epoch:  # it overflowed: bulk, so think bigger
+                most = JOURNALED_BYTES_MAX if full.journaled_end else RECORD_BYTES_MAX
+                self._group_bytes = min(2 * len(full.body), most)
         needed = round_up(size, block_bytes)
         room = self.segment_bytes - self._plan_pos - block_bytes
         first = self._plan_pos == 0  # of the partition: there is no segment yet
@@ -408,8 +412,8 @@ class SegmentAppender:
             self._cache.admit(durable, self._spans)
             if durable.checkpoint_state is not None:
                 self._owner.on_checkpoint(durable)
-        if self._queued or self._open is not None:
-            committer.mark_dirty(self)
+        if self._queued or (self._open is not None and self._flush_timer is None):
+            committer.mark_dirty(self)  # where there is a timer, nobody waits for the open record
         if self.journal_marks and committer.journal is not None:
             committer.journal.stored(self)
         if self.durable_offset > durable_before:
