@@ -118,10 +118,21 @@ def test_auto_takes_liburing_without_a_word(needs_liburing: None) -> None:
     assert name_of("auto") == ("liburing", [])
 
 
+def test_liburing_is_imported_without_its_scan_of_all_modules(needs_liburing: None) -> None:
+    """Which takes long and writes to site-packages; others still have the real scanner."""
+    code = "import sys, storage.uring; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    names = done.stdout.split()
+    assert "liburing.queue" in names
+    assert not [name for name in names if name.startswith("dynamic_import")]
+    assert "liburing.socket" not in names
+
+
 def test_auto_does_not_miss_a_liburing_that_is_not_installed(
     needs_ring: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "liburing", None)
+    for module in ("liburing", "liburing.common"):
+        monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, "storage.uring", raising=False)
     assert settle_backend("auto") == ("auto", None)
     assert name_of("auto") == ("ring", [])
