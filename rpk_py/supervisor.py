@@ -124,6 +124,7 @@ class Supervisor:
     def fork_all(self) -> None:
         """Start all shards; before any loop or thread exists."""
         gc.freeze()  # shared memory stays shared: the shards' collectors do not touch it
+        gc.enable()  # it was off while nothing but imports made objects
         for shard in self._shards:
             self._controls[shard.index] = self._fork(shard)
 

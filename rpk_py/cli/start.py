@@ -6,10 +6,11 @@ on is one line on standard error and exit code 1.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -18,7 +19,9 @@ from rpk_py.config import SETTINGS, Config, ConfigError
 from rpk_py.log_setup import make_logger, resolve_format
 from rpk_py.settings_sources import ADDRESSES, as_toml, flag_of, load
 from rpk_py.startup_error import StartupError
-from rpk_py.supervisor import BrokerInfo
+
+if TYPE_CHECKING:
+    from rpk_py.supervisor import BrokerInfo
 
 # Settings with an option of their own; all others are given by --set.
 _FLAGS = (
@@ -99,6 +102,7 @@ def start(
             sys.stdout.buffer.write(as_toml(loaded).encode())
             return
         config = loaded.config
+        gc.disable()  # nothing that a start makes is garbage; the supervisor enables it
         # Imported here, once, so that all shards share the memory of it.
         from rpk_py import shard, supervisor
 
