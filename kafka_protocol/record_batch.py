@@ -25,8 +25,7 @@ from struct import Struct
 from struct import error as struct_error
 from typing import NamedTuple, TypeAlias
 
-from crc32c import crc32c
-
+from kafka_protocol.checksum import crc32c
 from kafka_protocol.compression import compress, decompress
 from kafka_protocol.errors import DecodeError
 from kafka_protocol.wire import Buffer, read_varlong, write_varlong

@@ -30,8 +30,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from crc32c import crc32c
-
+from kafka_protocol.checksum import crc32c
 from kafka_protocol.record_batch import patch
 from storage.committer import Committer
 from storage.errors import DiskFailed, DiskFull, StorageError

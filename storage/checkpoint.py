@@ -12,8 +12,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from crc32c import crc32c
-
+from kafka_protocol.checksum import crc32c
 from storage.index import ENTRY_BYTES
 
 _MAGIC = b"RPKC"

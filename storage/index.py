@@ -14,8 +14,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from itertools import islice
 
-from crc32c import crc32c
-
+from kafka_protocol.checksum import crc32c
 from storage.wal_format import SegmentHeader
 
 INDEX_INTERVAL_BYTES = 64 * 1024

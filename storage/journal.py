@@ -31,8 +31,7 @@ from pathlib import Path
 from struct import Struct
 from typing import NamedTuple, Protocol
 
-from crc32c import crc32c
-
+from kafka_protocol.checksum import crc32c
 from storage.buffers import aligned_buffer
 from storage.disk import Disk, allocate, fsync_dir, lock_exclusive, open_segment
 from storage.errors import CorruptRecord, DiskFailed, StorageError

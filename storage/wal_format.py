@@ -21,7 +21,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from crc32c import crc32c
+from kafka_protocol.checksum import crc32c
 
 SEGMENT_MAGIC = b"RPKS"
 RECORD_MAGIC = b"RPKR"

@@ -30,8 +30,12 @@ FILE_LINES_MAX = 600
 
 PROTOCOL_FORBIDDEN = {"asyncio", "logging", "time", "random", "os", "socket", "threading"}
 PROTOCOL_THIRD_PARTY = {"crc32c", "cramjam"}
-STORAGE_THIRD_PARTY = {"crc32c", "liburing"}
-STORAGE_FROM_PROTOCOL = {"kafka_protocol.record_batch", "kafka_protocol.errors"}
+STORAGE_THIRD_PARTY = {"liburing"}
+STORAGE_FROM_PROTOCOL = {
+    "kafka_protocol.checksum",
+    "kafka_protocol.errors",
+    "kafka_protocol.record_batch",
+}
 BROKER_THIRD_PARTY = {"click", "h11", "prometheus_client", "re2", "structlog", "tabulate", "uvloop"}
 
 # One importer each: everything behind it can be replaced, faked or left out in one place.
