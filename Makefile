@@ -74,6 +74,7 @@ $(BIN)/python:
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 	@echo "==> installing rpk-py and what it needs to run"
 	@$(PIP) install --quiet --editable .
+	@$(BIN)/python -m compileall -q kafka_protocol storage rpk_py # as an install that is not editable
 	@$(MAKE) --no-print-directory uring
 	@touch $@
 
