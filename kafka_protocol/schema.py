@@ -5,8 +5,7 @@ annotation is for people and mypy, the F for the wire. This file only declares; 
 compiles one version of a message into a decoder and an encoder.
 
 Invariants: fields are on the wire in the order of declaration, and a dataclass takes its arguments
-in that order; every field has a default; the classes are slotted dataclasses after that, whose
-__init__ is made when the first object is.
+in that order; every field has a default; the classes are plain slotted dataclasses after that.
 
 Source: Kafka's message format (flexible versions and tagged fields: KIP-482).
 """
@@ -16,6 +15,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, dataclass_transform
+
+from kafka_protocol import lazy_dataclass
 
 _T = TypeVar("_T")
 _MISSING: Any = object()
@@ -125,60 +126,22 @@ def F(
 
 @dataclass_transform()
 def struct(cls: type[_T]) -> type[_T]:
-    """Make a dataclass with slots out of F fields; every field has a default.
-
-    There are 200 of them, and a broker that starts needs a tenth. What a dataclass has compiled at
-    once for each was 35 ms of a start: here __init__ is made when it is first called, and then is
-    the one that dataclass makes; comparing and printing, which no request does, go by the fields.
-    """
+    """Make a dataclass with slots out of F fields; every field has a default."""
     specs = []
     for name, spec in list(vars(cls).items()):
         if isinstance(spec, FieldSpec):
             spec.name = name
             specs.append(spec)
-            delattr(cls, name)
-    cls.__doc__ = cls.__doc__ or cls.__name__  # dataclass would put a signature together
-    made: Any = dataclasses.dataclass(slots=True, init=False, repr=False, eq=False)(cls)
-    made.__specs__ = tuple(specs)
-    made.__init__ = _init_when_called(made)
-    made.__repr__, made.__eq__, made.__hash__ = _repr, _equals, None
-    return made  # type: ignore[no-any-return]
-
-
-def _init_when_called(cls: Any) -> Callable[..., None]:
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        cls.__init__ = _make_init(cls)
-        cls.__init__(self, *args, **kwargs)
-
-    return __init__
-
-
-def _make_init(cls: type) -> Callable[..., None]:
-    """The __init__ of a dataclass of the same fields."""
-    fields = []
-    for spec in specs_of(cls):
-        field: Any
-        if isinstance(spec.kind, Array | type) and spec.default is _MISSING:  # each object its own
-            make = list if isinstance(spec.kind, Array) else spec.kind
-            field = dataclasses.field(default_factory=make)
-        else:
-            field = dataclasses.field(default=spec.default_value())
-        fields.append((spec.name, Any, field))
-    like: Any = dataclasses.make_dataclass(
-        cls.__name__, fields, repr=False, eq=False, namespace={"__doc__": cls.__doc__}
-    )
-    return like.__init__  # type: ignore[no-any-return]
-
-
-def _repr(self: Any) -> str:
-    fields = ", ".join(f"{spec.name}={getattr(self, spec.name)!r}" for spec in self.__specs__)
-    return f"{type(self).__qualname__}({fields})"
-
-
-def _equals(self: Any, other: Any) -> Any:
-    if type(other) is not type(self):
-        return NotImplemented
-    return all(getattr(self, spec.name) == getattr(other, spec.name) for spec in self.__specs__)
+            field: Any
+            if isinstance(spec.kind, Array | type) and spec.default is _MISSING:
+                make = list if isinstance(spec.kind, Array) else spec.kind  # each object its own
+                field = dataclasses.field(default_factory=make)
+            else:
+                field = dataclasses.field(default=spec.default_value())
+            setattr(cls, name, field)
+    made = lazy_dataclass.dataclass(slots=True)(cls)
+    made.__specs__ = tuple(specs)  # type: ignore[attr-defined]
+    return made
 
 
 @dataclass_transform()

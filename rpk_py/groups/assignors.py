@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from heapq import heappush, heapreplace
 from typing import Final, TypeAlias
+
+from kafka_protocol.lazy_dataclass import dataclass
 
 Owned: TypeAlias = dict[bytes, frozenset[int]]
 """Partitions by topic id; no topic is there without a partition."""

@@ -21,9 +21,9 @@ Deviations: a client that asks again while its first request still waits leaves 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from kafka_protocol.errors import ErrorCode
+from kafka_protocol.lazy_dataclass import dataclass
 from rpk_py.groups.classic_core import GroupCore
 from rpk_py.groups.classic_members import Member
 from rpk_py.groups.classic_rebalance import (

@@ -12,9 +12,9 @@ Source:     ClassicGroup and ClassicGroupMember of Apache Kafka 4.1.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from kafka_protocol.errors import ErrorCode
+from kafka_protocol.lazy_dataclass import dataclass
 from rpk_py.groups.classic_values import (
     JoinedMember,
     MemberRecord,

@@ -15,10 +15,10 @@ Source:     GroupMetadataManager (prepareRebalance, completeClassicGroupJoin, ex
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from kafka_protocol.errors import ErrorCode
+from kafka_protocol.lazy_dataclass import dataclass
 from rpk_py.groups.classic_core import GroupCore
 from rpk_py.groups.classic_values import GroupState, SyncReply
 from rpk_py.groups.timeline import EventKind, TopicPartition, moves_between

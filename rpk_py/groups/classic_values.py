@@ -10,11 +10,12 @@ Source:     GroupMetadataValue.json, JoinGroup, SyncGroup and LeaveGroup of Apac
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Final, TypeAlias
 
 from kafka_protocol.errors import ErrorCode
+from kafka_protocol.lazy_dataclass import dataclass
 from rpk_py.groups.timeline import Event, TopicPartition
 
 CONSUMER_PROTOCOL_TYPE: Final = "consumer"

@@ -7,10 +7,10 @@ Source:     GroupMetadataManager.describeGroups, ClassicGroup.asListedGroup, and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from kafka_protocol.errors import ErrorCode
+from kafka_protocol.lazy_dataclass import dataclass
 from rpk_py.groups.classic_core import GroupCore
 from rpk_py.groups.classic_values import GroupState
 from rpk_py.groups.timeline import bounded_text

@@ -10,10 +10,11 @@ Source:     CurrentAssignmentBuilder and ConsumerGroupMember of Apache Kafka 4.1
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 
 from kafka_protocol import group_records
+from kafka_protocol.lazy_dataclass import dataclass
 from rpk_py.groups.assignors import Owned
 from rpk_py.groups.consumer_values import TopicIdPartitions
 

@@ -8,11 +8,11 @@ Source:     ConsumerGroupHeartbeat of Apache Kafka 4.1; GroupCoordinatorConfig f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from kafka_protocol import group_records
 from kafka_protocol.errors import ErrorCode
+from kafka_protocol.lazy_dataclass import dataclass
 from rpk_py.groups.assignors import ASSIGNORS
 
 JOIN_EPOCH: Final = 0

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from kafka_protocol.errors import ErrorCode
+from kafka_protocol.lazy_dataclass import dataclass
 from rpk_py.groups.classic_values import CONSUMER_PROTOCOL_TYPE
 from rpk_py.groups.timeline import TopicPartition
 

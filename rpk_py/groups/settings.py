@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from kafka_protocol.lazy_dataclass import dataclass
 from rpk_py.groups.classic_values import GroupSettings
 from rpk_py.groups.consumer_values import ConsumerSettings
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, TypeAlias
+
+from kafka_protocol.lazy_dataclass import dataclass
 
 EVENTS_MAX: Final = 128
 MOVES_MAX: Final = 16  # moves that are told one by one; the rest is a number

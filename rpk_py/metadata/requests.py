@@ -6,10 +6,11 @@ Invariants: results stand in the order of the request; an error is a Kafka error
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NamedTuple
 
 from kafka_protocol.errors import ErrorCode
+from kafka_protocol.lazy_dataclass import dataclass
 from rpk_py.config_types import ConfigEntry
 from rpk_py.metadata.state import Json
 

@@ -10,8 +10,10 @@ Pure: no clock, no I/O.  Everything is JSON-able, with topic ids as 32 hex digit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeAlias
+
+from kafka_protocol.lazy_dataclass import dataclass
 
 Json: TypeAlias = dict[str, Any]
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from kafka_protocol.errors import ErrorCode
+from kafka_protocol.lazy_dataclass import dataclass
 from rpk_py import topic_configs
 from rpk_py.broker_configs import InForce, in_force
 from rpk_py.config import SHARDS_PER_HOST_MAX, Config
