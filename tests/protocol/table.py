@@ -58,6 +58,19 @@ What exceeds one of these is not a valid request, and its connection is closed w
   `frame_bytes_max` of the configuration holds, as Kafka's `socket.request.max.bytes` does for all.
 - Strings have at most 32,767 bytes, as in Kafka.
 
+## Faults of clients
+
+Met with while testing; on Kafka they are the same.
+
+- **librdkafka** (2.16) may deadlock when all brokers that it knows restart at once: it begins anew
+  with its bootstrap servers while it waits for an OffsetForLeaderEpoch, and `close()` never returns
+  (confluentinc/librdkafka#5476). `metadata.recovery.strategy=none` avoids it.
+- **kafka-python** (3.0.12) may join a group and never read: where metadata of a topic arrives after
+  it was made the group's leader, it joins again, and a `poll` whose timeout is shorter than that
+  join loses it. Longer first polls, or `topics()` after `subscribe()`, avoid it.
+- **kafka-python** (3.0.12) never again fetches from a node that left the cluster while a fetch from
+  it was due; it raises UnknownBrokerIdError, upon which a new consumer has to be made.
+
 ## Deviations
 
 **All requests**: bytes that follow a request are refused and close the connection; Kafka ignores
