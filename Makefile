@@ -24,7 +24,7 @@ run: $(VENV)/.runtime ## set up on first use, then start the broker on 127.0.0.1
 	@exec $(BIN)/rpk-py start --data-dir $(DATA) --kafka-addr $(ADDR) $(ARGS)
 
 test: $(VENV)/.dev ## set up on first use, then run all tests, real clients and power cuts included
-	$(BIN)/python -m pytest --timeout=900 --timeout-method=thread $(ARGS)
+	$(BIN)/python -m pytest --timeout=900 $(ARGS)
 
 lint: $(VENV)/.dev ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -180,11 +181,27 @@ class KafkaPythonMember(_Callbacks):
             **{**defaults, **config},
         )
         self._consumer.subscribe([topic], listener=Listener())
-        # Metadata that comes after it was made leader has it join again, and a join that outlasts
-        # the poll that began it is never ended (kafka-python 3.0.12): no records, no heartbeats.
+        # Metadata that comes after it was made leader would have it join again.
         self._consumer.topics()
+        self._polled_until_s = 0.0
+        self._hold_joins()
+
+    def _hold_joins(self) -> None:
+        """kafka-python 3.0.12 forgets a join that ends between two polls, and joins again or, where
+        only metadata asked for it, never. So here they end during polls."""
+        coordinator = self._consumer._coordinator
+        join_and_sync = coordinator._do_join_and_sync_async
+
+        async def join_while_polled() -> Any:
+            assignment = await join_and_sync()
+            while time.monotonic() > self._polled_until_s:
+                await coordinator._manager._net.sleep(POLL_S / 50)
+            return assignment
+
+        coordinator._do_join_and_sync_async = join_while_polled
 
     def poll(self) -> None:
+        self._polled_until_s = time.monotonic() + POLL_S / 2
         for where, records in self._consumer.poll(timeout_ms=int(POLL_S * 1000)).items():
             self.got += [Got(where.partition, one.offset, one.value) for one in records]
 
