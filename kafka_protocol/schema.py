@@ -86,13 +86,21 @@ class FieldSpec:
         """Whether null is allowed in this version."""
         return self.nullable is not None and version >= self.nullable
 
+    def default_factory(self) -> Callable[[], Any] | None:
+        """What makes a default that no two objects may share; None where one serves all."""
+        if self.default is not _MISSING or not isinstance(self.kind, Array | type):
+            return None
+        return list if isinstance(self.kind, Array) else self.kind
+
     def default_value(self) -> Any:
         """A fresh default: the declared one, else the type's (Kafka's rule; null is never it)."""
         if self.default is not _MISSING:
             return self.default
-        if isinstance(self.kind, Array):
-            return []
-        return self.kind() if isinstance(self.kind, type) else self.kind.default
+        make = self.default_factory()
+        if make is not None:
+            return make()
+        assert not isinstance(self.kind, Array | type)
+        return self.kind.default
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,13 +140,13 @@ def struct(cls: type[_T]) -> type[_T]:
         if isinstance(spec, FieldSpec):
             spec.name = name
             specs.append(spec)
-            field: Any
-            if isinstance(spec.kind, Array | type) and spec.default is _MISSING:
-                make = list if isinstance(spec.kind, Array) else spec.kind  # each object its own
-                field = dataclasses.field(default_factory=make)
-            else:
-                field = dataclasses.field(default=spec.default_value())
-            setattr(cls, name, field)
+            make = spec.default_factory()
+            value: Any = (
+                dataclasses.field(default=spec.default_value())
+                if make is None
+                else dataclasses.field(default_factory=make)
+            )
+            setattr(cls, name, value)
     made = lazy_dataclass.dataclass(slots=True)(cls)
     made.__specs__ = tuple(specs)  # type: ignore[attr-defined]
     return made

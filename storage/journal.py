@@ -191,7 +191,7 @@ class Journal:
         if self._block_bytes + total > FILE_BYTES or len(appenders) > FILE_PARTITIONS_MAX:
             return False  # in no file
         if file.write_pos + total <= FILE_BYTES and (
-            len(file.users) + len(appenders) <= FILE_PARTITIONS_MAX
+            len(file.users) + len(appenders) <= FILE_PARTITIONS_MAX  # as if all were new, no set
             or len(file.users.keys() | appenders) <= FILE_PARTITIONS_MAX
         ):
             return True

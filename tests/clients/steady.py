@@ -23,7 +23,6 @@ from kafka.errors import UnknownBrokerIdError
 
 from tests.clients import via_confluent
 from tests.clients.broker import RunningBroker, wait_until
-from tests.clients.via_confluent import NO_REBOOTSTRAP
 
 IN_FLIGHT_MAX = 20  # records of one partition
 TURN_S = 0.005
@@ -246,7 +245,7 @@ class ConfluentReader(Client):
                 "auto.offset.reset": "error",
                 "fetch.wait.max.ms": 20,
                 **CONFLUENT_RECONNECT,
-                **NO_REBOOTSTRAP,
+                **via_confluent.NO_REBOOTSTRAP,
             }
         )
         try:

@@ -13,7 +13,7 @@ from tests.clients.records import Rec
 FLUSH_S = 20.0
 # For consumers that outlive brokers: where all brokers are down, librdkafka begins anew with the
 # bootstrap servers, and deadlocks for good while an OffsetForLeaderEpoch is in flight
-# (confluentinc/librdkafka#5476, 2.11 to 2.16 at least).
+# (confluentinc/librdkafka#5476, seen with 2.16.1).
 NO_REBOOTSTRAP = {"metadata.recovery.strategy": "none"}
 
 

@@ -60,14 +60,14 @@ What exceeds one of these is not a valid request, and its connection is closed w
 
 ## Faults of clients
 
-Met with while testing; on Kafka they are the same.
+Met with while testing. They lie in the clients, whatever the broker.
 
 - **librdkafka** (2.16) may deadlock when all brokers that it knows restart at once: it begins anew
   with its bootstrap servers while it waits for an OffsetForLeaderEpoch, and `close()` never returns
   (confluentinc/librdkafka#5476). `metadata.recovery.strategy=none` avoids it.
-- **kafka-python** (3.0.12) may join a group and never read: where metadata of a topic arrives after
-  it was made the group's leader, it joins again, and a `poll` whose timeout is shorter than that
-  join loses it. Longer first polls, or `topics()` after `subscribe()`, avoid it.
+- **kafka-python** (3.0.12) may join a group and never read: a join that ends between two polls is
+  forgotten. It joins anew, which disturbs the others, or never, where metadata that came late was
+  why it joined. Polls with long timeouts avoid the one, `topics()` after `subscribe()` the other.
 - **kafka-python** (3.0.12) never again fetches from a node that left the cluster while a fetch from
   it was due; it raises UnknownBrokerIdError, upon which a new consumer has to be made.
 

@@ -60,6 +60,27 @@ async def next_life(host: Host, logs: list[Driven]) -> tuple[Host, list[Driven]]
     return host, await open_all(host, logs)
 
 
+async def append_to(logs: list[Driven], *values: bytes) -> None:
+    """Append to each in one tick; they are durable then."""
+    for driven in logs:
+        driven.append(*values)
+    await asyncio.gather(*(driven.durable() for driven in logs))
+
+
+async def check_and_close(logs: list[Driven]) -> None:
+    """They hold what was appended."""
+    for driven in logs:
+        await driven.check()
+        await driven.close()
+
+
+def journal_of(host: Host) -> journal_module.Journal:
+    """The journal that is in use."""
+    journal = host.context.committer.journal
+    assert journal is not None
+    return journal
+
+
 def entries_of(path: Path) -> journal_module.Entries:
     """What the journal of a host that is gone holds."""
     return read_journals([path / "journal" / "0"], 1.0)
@@ -73,9 +94,7 @@ def test_what_many_partitions_append_in_a_tick_is_one_write(tmp_path: Path) -> N
     async def scenario() -> None:
         host, logs = await started(tmp_path)
         for round_number in range(3):
-            for driven in logs:
-                driven.append(b"%d" % round_number)
-            await asyncio.gather(*(driven.durable() for driven in logs))
+            await append_to(logs, b"%d" % round_number)
         assert host.held.writes == 3
         assert not any(driven.segments for driven in logs), "no segment is made for it"
         for driven in logs:
@@ -97,9 +116,7 @@ def test_without_the_journal_what_was_acknowledged_is_lost(tmp_path: Path) -> No
 
     async def scenario() -> None:
         host, logs = await started(tmp_path)
-        for driven in logs:
-            driven.append(b"v")
-        await asyncio.gather(*(driven.durable() for driven in logs))
+        await append_to(logs, b"v")
         await host.crash()
         host = host.next_life()
         logs = await open_all(host, logs)
@@ -117,11 +134,8 @@ def test_few_partitions_and_much_data_go_to_the_segments(tmp_path: Path) -> None
         for driven in logs:
             driven.append_batch(batch_of_size(journal_module.SLICE_BYTES_MAX + 1))
         await asyncio.gather(*(driven.durable() for driven in logs))
-        assert host.context.committer.journal is not None
-        assert host.context.committer.journal.writes == 0
-        for driven in logs:
-            await driven.check()
-            await driven.close()
+        assert journal_of(host).writes == 0
+        await check_and_close(logs)
 
     drive(scenario())
 
@@ -129,19 +143,14 @@ def test_few_partitions_and_much_data_go_to_the_segments(tmp_path: Path) -> None
 def test_a_close_leaves_nothing_that_only_the_journal_has(tmp_path: Path) -> None:
     async def scenario() -> None:
         host, logs = await started(tmp_path)
-        for driven in logs:
-            driven.append(b"v")
-        await asyncio.gather(*(driven.durable() for driven in logs))
+        await append_to(logs, b"v")
         for driven in logs:
             await driven.close()
-        journal = host.context.committer.journal
-        assert journal is not None
+        journal = journal_of(host)
         assert not any(file.users for file in journal._files)
         journal.close()
         host = host.next_life()
-        for driven in await open_all(host, logs):
-            await driven.check()
-            await driven.close()
+        await check_and_close(await open_all(host, logs))
 
     drive(scenario())
 
@@ -149,18 +158,14 @@ def test_a_close_leaves_nothing_that_only_the_journal_has(tmp_path: Path) -> Non
 def test_deleted_records_are_in_a_segment_before_the_log_starts_behind_them(tmp_path: Path) -> None:
     async def scenario() -> None:
         host, logs = await started(tmp_path)
-        for driven in logs:
-            driven.append(b"a", b"b", b"c")
-        await asyncio.gather(*(driven.durable() for driven in logs))
+        await append_to(logs, b"a", b"b", b"c")
         await logs[0].log.delete_records(3)
         assert logs[0].log._appender.stored_offset == 3
         assert logs[1].log._appender.stored_offset == 0
         await host.crash()
         host, logs = await next_life(host, logs)
         assert logs[0].log.log_start_offset == logs[0].log.log_end_offset == 3
-        for driven in logs:
-            await driven.check()
-            await driven.close()
+        await check_and_close(logs)
 
     drive(scenario())
 
@@ -168,12 +173,9 @@ def test_deleted_records_are_in_a_segment_before_the_log_starts_behind_them(tmp_
 def test_a_deleted_partition_frees_the_journal(tmp_path: Path) -> None:
     async def scenario() -> None:
         host, logs = await started(tmp_path)
-        for driven in logs:
-            driven.append(b"v")
-        await asyncio.gather(*(driven.durable() for driven in logs))
+        await append_to(logs, b"v")
         await logs[0].log.delete(tmp_path / "trash")
-        journal = host.context.committer.journal
-        assert journal is not None
+        journal = journal_of(host)
         assert len(journal._files[0].users) == COUNT - 1
 
     drive(scenario())
@@ -186,21 +188,16 @@ def test_the_files_take_turns_and_records_get_to_their_segments(
 
     async def scenario() -> None:
         host, logs = await started(tmp_path)
-        journal = host.context.committer.journal
-        assert journal is not None
+        journal = journal_of(host)
         for number in range(60):
-            for driven in logs:
-                driven.append(b"%d" % number)
-            await asyncio.gather(*(driven.durable() for driven in logs))
+            await append_to(logs, b"%d" % number)
         assert journal.writes > 30
         assert all(path.stat().st_size == 32 * BLOCK for path in journal_bytes(tmp_path))
         direct = host.held.writes - journal.writes
         assert direct < 60 * COUNT / 5, "far fewer writes to segments than batches"
         await host.crash()
         host, logs = await next_life(host, logs)
-        for driven in logs:
-            await driven.check()
-            await driven.close()
+        await check_and_close(logs)
 
     drive(scenario())
 
@@ -212,18 +209,13 @@ def test_a_file_that_nobody_has_anything_in_is_used_again(
 
     async def scenario() -> None:
         host, logs = await started(tmp_path)
-        journal = host.context.committer.journal
-        assert journal is not None
+        journal = journal_of(host)
         for number in range(20):
-            for driven in logs:
-                driven.append(b"%d" % number)
-            await asyncio.gather(*(driven.durable() for driven in logs))
+            await append_to(logs, b"%d" % number)
             for driven in logs:
                 await driven.log.store(number + 1)
         assert journal.writes == 20
-        for driven in logs:
-            await driven.check()
-            await driven.close()
+        await check_and_close(logs)
 
     drive(scenario())
 
@@ -236,11 +228,8 @@ def test_a_file_takes_as_many_partitions_as_it_says_however_often_they_write(
     async def scenario() -> None:
         host, logs = await started(tmp_path)
         for number in range(20):
-            for driven in logs:
-                driven.append(b"%d" % number)
-            await asyncio.gather(*(driven.durable() for driven in logs))
-        assert host.context.committer.journal is not None
-        assert host.context.committer.journal.writes == host.held.writes == 20
+            await append_to(logs, b"%d" % number)
+        assert journal_of(host).writes == host.held.writes == 20
         for driven in logs:
             await driven.log.store(20)
             await driven.check()
@@ -257,9 +246,8 @@ def test_what_fits_in_no_file_leaves_the_files_alone(
 
     async def scenario() -> None:
         host, logs = await started(tmp_path, HeldDisk(auto=False))
-        disk, journal = host.held, host.context.committer.journal
-        assert journal is not None
-        files = {file.fd for file in journal._files}
+        disk = host.held
+        files = {file.fd for file in journal_of(host)._files}
         for _ in range(2):
             for driven in logs:
                 driven.append_batch(batch_of_size(2 * BLOCK))
@@ -275,9 +263,7 @@ def test_what_fits_in_no_file_leaves_the_files_alone(
         assert {driven.log.durable_offset for driven in logs} == {3}
         await host.crash()
         host, logs = await next_life(host, logs)
-        for driven in logs:
-            await driven.check()
-            await driven.close()
+        await check_and_close(logs)
 
     drive(scenario())
 
@@ -285,8 +271,7 @@ def test_what_fits_in_no_file_leaves_the_files_alone(
 def test_a_write_that_the_disk_refuses_leaves_nobody_waiting(tmp_path: Path) -> None:
     async def scenario() -> None:
         host, logs = await started(tmp_path)
-        assert host.context.committer.journal is not None
-        host.held.refused_fd = host.context.committer.journal._current.fd
+        host.held.refused_fd = journal_of(host)._current.fd
         for driven in logs[1:]:
             driven.append(b"v")
         logs[0].append_batch(batch_of_size(journal_module.SLICE_BYTES_MAX + 1))
@@ -324,20 +309,14 @@ def test_a_partition_that_failed_keeps_what_is_only_in_the_journal(
 
     async def scenario() -> None:
         host, logs = await started(tmp_path)
-        for driven in logs:
-            driven.append(b"acknowledged")
-        await asyncio.gather(*(driven.durable() for driven in logs))
+        await append_to(logs, b"acknowledged")
         logs[0].log._appender.fail(DiskFailed("its segment cannot be written"))
         for number in range(20):
-            for driven in logs[1:]:
-                driven.append(b"%d" % number)
-            await asyncio.gather(*(driven.durable() for driven in logs[1:]))
+            await append_to(logs[1:], b"%d" % number)
         await host.crash()
         host, logs = await next_life(host, logs)
         assert logs[0].log.log_end_offset == 1
-        for driven in logs:
-            await driven.check()
-            await driven.close()
+        await check_and_close(logs)
 
     drive(scenario())
 
@@ -348,9 +327,7 @@ def test_what_the_journal_goes_on_from_is_known_to_have_been_durable(tmp_path: P
         for driven in logs:
             driven.append(b"stored")
             await driven.log.store(1)
-        for driven in logs:
-            driven.append(b"in the journal")
-        await asyncio.gather(*(driven.durable() for driven in logs))
+        await append_to(logs, b"in the journal")
         await host.crash()
         segment = tmp_path / "t0-0" / f"{0:020d}.wal"
         flip(segment, 2 * BLOCK)  # in the body of its only record: a torn end, for all it says
@@ -372,9 +349,7 @@ def test_a_gap_between_log_and_journal_is_damage(tmp_path: Path) -> None:
         for driven in logs:
             driven.append(b"stored")
             await driven.log.store(1)
-        for driven in logs:
-            driven.append(b"in the journal")
-        await asyncio.gather(*(driven.durable() for driven in logs))
+        await append_to(logs, b"in the journal")
         await host.crash()
         shutil.rmtree(tmp_path / "t0-0")
         host = host.next_life()
@@ -389,9 +364,7 @@ def test_damage_that_was_durable_is_told_and_a_torn_end_is_not(tmp_path: Path) -
     async def scenario() -> None:
         host, logs = await started(tmp_path)
         for number in range(3):
-            for driven in logs:
-                driven.append(b"%d" % number)
-            await asyncio.gather(*(driven.durable() for driven in logs))
+            await append_to(logs, b"%d" % number)
         await host.crash()
         (path,) = [one for one in journal_bytes(tmp_path) if read_journals([one.parent], 1.0)][:1]
         whole = path.read_bytes()
@@ -409,9 +382,7 @@ def test_damage_that_was_durable_is_told_and_a_torn_end_is_not(tmp_path: Path) -
 def test_a_header_that_is_damaged_is_told(tmp_path: Path) -> None:
     async def scenario() -> None:
         host, logs = await started(tmp_path)
-        for driven in logs:
-            driven.append(b"v")
-        await asyncio.gather(*(driven.durable() for driven in logs))
+        await append_to(logs, b"v")
         await host.crash()
         path = journal_bytes(tmp_path)[0]
         for pos in (0, 8, 40):  # its magic, its version, what its CRC is for
@@ -430,9 +401,7 @@ def test_a_log_is_as_large_as_what_is_durable(tmp_path: Path) -> None:
     async def scenario() -> None:
         _host, logs = await started(tmp_path)
         for number in range(2):
-            for driven in logs:
-                driven.append(b"v")
-            await asyncio.gather(*(driven.durable() for driven in logs))
+            await append_to(logs, b"v")
             whole = sum(len(one.data) for one in logs[0].appended)
             assert {driven.log.size_bytes for driven in logs} == {whole}, number
         await logs[0].log.store(2)
@@ -446,17 +415,14 @@ def test_a_log_is_as_large_as_what_is_durable(tmp_path: Path) -> None:
 def test_a_journal_that_is_begun_forgets_what_it_held(tmp_path: Path) -> None:
     async def scenario() -> None:
         host, logs = await started(tmp_path)
-        for driven in logs:
-            driven.append(b"v")
-        await asyncio.gather(*(driven.durable() for driven in logs))
+        await append_to(logs, b"v")
         await host.crash()
         host, logs = await next_life(host, logs)
         host.begin_journal()
         assert read_journals([tmp_path / "journal" / "1"], 1.0) == {}
         for driven in logs:
             await driven.close()
-        journal = host.context.committer.journal
-        assert journal is not None
+        journal = journal_of(host)
         journal.close()
         assert read_journals([tmp_path / "journal" / "0"], 1.0) == {}
 

@@ -15,10 +15,17 @@ from pathlib import Path
 import pytest
 
 from storage import journal as journal_module
-from storage.errors import StorageError
-from tests.storage.builder import BLOCK, Driven, HeldDisk, Host, Stored, batch_of_size, drive
-from tests.storage.test_crash_model import LyingDisk, tick
-from tests.storage.test_journal import COUNT, entries_of, next_life, open_all, started, topic_id
+from tests.storage.builder import BLOCK, Driven, HeldDisk, Host, batch_of_size, drive
+from tests.storage.test_crash_model import assert_lies_are_caught, keep_what_survived, tick
+from tests.storage.test_journal import (
+    COUNT,
+    check_and_close,
+    entries_of,
+    next_life,
+    open_all,
+    started,
+    topic_id,
+)
 
 LIVES = 5
 SEEDS = 24
@@ -70,11 +77,11 @@ async def lives_and_deaths(path: Path, seed: int, make_disk: Callable[[], HeldDi
         host.read_journal()
         logs = await open_all(host, logs)
         for driven, (acknowledged, start) in zip(logs, facts, strict=True):
-            end = driven.log.log_end_offset
-            assert end >= acknowledged, f"seed {seed}: an acknowledged one lost"
+            assert driven.log.log_end_offset >= acknowledged, (
+                f"seed {seed}: an acknowledged one lost"
+            )
             assert driven.log.log_start_offset == start, f"seed {seed}: the log start moved"
-            driven.appended = [one for one in driven.appended if one.next_offset <= end]
-            assert _end_of(driven.appended) == end
+            keep_what_survived(driven)
             await driven.check()
         host.context.committer.disk = host.context.disk = host.disk = make_disk()
     host.held.auto = True
@@ -111,10 +118,6 @@ async def cut_off(host: Host, opening: list[asyncio.Future[Driven]]) -> None:
     await host.crash()
 
 
-def _end_of(appended: list[Stored]) -> int:
-    return appended[-1].next_offset if appended else 0
-
-
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_what_was_acknowledged_survives_any_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
@@ -128,15 +131,7 @@ def test_the_model_catches_a_disk_that_acknowledges_before_it_has_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_module, "FILE_BYTES", 16 * BLOCK)
-    caught = 0
-    for seed in range(8):
-        path = tmp_path / str(seed)
-        path.mkdir()
-        try:
-            drive(lives_and_deaths(path, seed, lambda: LyingDisk(auto=False)))
-        except (AssertionError, StorageError):
-            caught += 1
-    assert caught == 8
+    assert_lies_are_caught(tmp_path, lives_and_deaths)
 
 
 def test_a_start_that_was_killed_in_the_middle_of_an_entry_is_gone_on_with(tmp_path: Path) -> None:
@@ -164,9 +159,7 @@ def test_a_start_that_was_killed_in_the_middle_of_an_entry_is_gone_on_with(tmp_p
         assert driven.log.log_end_offset == 2
         await host.crash()
         host, logs = await next_life(host, logs)
-        for driven in logs:
-            assert driven.log.log_end_offset == 3
-            await driven.check()
-            await driven.close()
+        assert [driven.log.log_end_offset for driven in logs] == [3] * COUNT
+        await check_and_close(logs)
 
     drive(scenario())
