@@ -17,8 +17,8 @@ import sys
 import time
 
 from bench.compare.bench import Bench
-from bench.generators.process import run_generator
-from bench.peers.server import RETRY_S, end
+from bench.generators.process import Work, run_generator
+from bench.peers.server import RETRY_S, end, tree_cpu_s
 from bench.process import free_ports
 
 SECONDS = 2.0
@@ -91,11 +91,21 @@ def _loopback(bench: Bench) -> dict[str, float]:
 def _echo(bench: Bench) -> dict[str, float]:
     process, (host, port) = _server(bench, _ECHO)
     try:
+        spent_s = 0.0
+
+        def watch(work: Work) -> dict[str, float]:
+            nonlocal spent_s
+            spent_s = tree_cpu_s(process.pid)
+            figures = work()
+            spent_s = tree_cpu_s(process.pid) - spent_s
+            return figures
+
         figures = run_generator(
-            "probe", bench.generator_cores,
+            "probe", bench.generator_cores, watch,
             mode="echo", address=f"{host}:{port}", seconds=SECONDS, size=FRAME_BYTES,
         )  # fmt: skip
-        return {f"echo_{key}": figures[key] for key in ("per_s", "p50_ms", "p99_ms")}
+        known = {f"echo_{key}": figures[key] for key in ("per_s", "p50_ms", "p99_ms")}
+        return known | {"echo_cpu_us": spent_s / figures["records"] * 1e6}
     finally:
         end(process)
 
@@ -112,12 +122,20 @@ def _disk(bench: Bench) -> dict[str, float]:
         command += [
             "--output-format=json"
         ]  # it ends before the file is full: nothing is overwritten
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        write = json.loads(done.stdout)["jobs"][0]["write"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, bench.broker_cores),
+        )  # fmt: skip
+        job = json.loads(done.stdout)["jobs"][0]
+        write = job["write"]
         points = write["clat_ns"]["percentile"]
         figures[f"fio_{name}_mb_s"] = write["bw_bytes"] / 2**20
         figures[f"fio_{name}_p50_ms"] = points["50.000000"] / 1e6
         figures[f"fio_{name}_p99_ms"] = points["99.000000"] / 1e6
+        system_us = (
+            job["sys_cpu"] / 100 * job["job_runtime"] * 1000
+        )  # what fio does itself is not in
+        figures[f"fio_{name}_cpu_us"] = system_us / write["total_ios"]
         file.unlink()
     return figures
 

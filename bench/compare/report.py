@@ -60,8 +60,10 @@ LIMITS = {
     "loopback_mb_s": "loopback TCP, one connection, MiB/s",
     "echo_p50_ms": "an empty uvloop echo of a frame, p50 ms",
     "echo_per_s": "the same, one in flight, a second",
+    "echo_cpu_us": "the same, CPU us a frame",
     "fio_8k_p50_ms": "fio, 8 KiB, Direct I/O, O_DSYNC, one in flight, p50 ms",
     "fio_8k_p99_ms": "the same, p99 ms",
+    "fio_8k_cpu_us": "the same, CPU us a write in the kernel alone",
     "fio_1m_mb_s": "fio, 1 MiB, Direct I/O, O_DSYNC, 4 in flight, MiB/s",
 }
 HIGHER_IS_BETTER = {"per_s"}
@@ -313,7 +315,30 @@ def _behind(results: Results) -> str:
          f"{1 / one.ratio:.2f}x"]
         for one in lost
     ]  # fmt: skip
-    return text + "\n\n" + _table(table, ["row", "figure", "ours", "theirs", "behind by"])
+    shown = _table(table, ["row", "figure", "ours", "theirs", "behind by"])
+    return text + "\n\n" + shown + _floor(results)
+
+
+def _floor(results: Results) -> str:
+    """What one durable record costs any broker here, where a peer that does not sync costs less."""
+    limits = results.data["limits"]
+    if "fio_8k_cpu_us" not in limits or "echo_cpu_us" not in limits:
+        return ""
+    floor = limits["fio_8k_cpu_us"] + limits["echo_cpu_us"]
+    below = [
+        f"{peer} ({_number(cpu)} us)"
+        for peer in (KAFKA, TANSU)
+        if (cpu := results.median("sequential", peer, "cpu_us")) is not None and cpu < floor
+    ]
+    text = (
+        f"\n\nOne in flight, a durable record costs any broker on this machine at least "
+        f"{_number(floor)} us of CPU: {_number(limits['fio_8k_cpu_us'])} us in the kernel for the "
+        f"write, as fio has it, and {_number(limits['echo_cpu_us'])} us for its frame through an "
+        f"empty server."
+    )
+    if below:
+        text += f" {' and '.join(below)} stay below that because they do not sync."
+    return text
 
 
 def _limits(results: Results) -> str:
