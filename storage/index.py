@@ -52,6 +52,15 @@ class SegmentIndex:
         i = bisect_right(self.base_offsets, offset) - 1
         return self.positions[i] if i >= 0 else None
 
+    def record_at(self, pos: int, limit_pos: int) -> tuple[int, int] | None:
+        """Where a record starts: position and offset of the last one known in (pos, limit_pos],
+        else of the first one behind; None where none is known behind `pos`."""
+        positions = self.positions
+        i = bisect_right(positions, limit_pos) - 1
+        if i < 0 or positions[i] <= pos:
+            i += 1
+        return (positions[i], self.base_offsets[i]) if i < len(positions) else None
+
     def entry_for_timestamp(self, timestamp: int, start: int = 0) -> int | None:
         """The first entry from `start` on that holds a timestamp >= `timestamp`.
 

@@ -25,6 +25,10 @@ T = TypeVar("T")
 Done = Callable[[int], None]
 
 SLOTS = 256
+# While there are writes, reads are cut into pieces, of which one is on its way: a device works in
+# order, and a durable write waits for all that it was given before.
+READ_PIECE_BYTES = 64 << 10
+WRITES_RECENT_S = 0.005  # after the last write was queued, reads go as they come
 
 _SUBMIT_RETRY_S = 0.001
 _SUBMIT_RETRIES_MAX = 5000  # 5 s of refusals in a row, then the disk is declared failed
@@ -73,8 +77,11 @@ class QueuedDisk:
         "_pool",
         "_prepared",
         "_queue",
+        "_reads_held",
+        "_reads_started",
         "_retries",
         "_retry_handle",
+        "_wrote_s",
         "name",
         "read_bytes",
         "reads",
@@ -98,6 +105,9 @@ class QueuedDisk:
         self._retry_handle: asyncio.TimerHandle | None = None
         self._idle: asyncio.Future[None] | None = None
         self._closed = self._failed = False
+        self._wrote_s = -WRITES_RECENT_S
+        self._reads_held: deque[tuple[int, memoryview, int, Done]] = deque()
+        self._reads_started = 0
         loop.add_reader(queue.fd, self._reap)
 
     @property
@@ -105,7 +115,8 @@ class QueuedDisk:
         """Reads and writes accepted whose result has not been delivered."""
         if self._failed or self._closed:
             return self._interrupted
-        return SLOTS - len(self._free) + len(self._overflow) + self._interrupted
+        waiting = len(self._overflow) + len(self._reads_held)
+        return SLOTS - len(self._free) + waiting + self._interrupted
 
     def write(self, fd: int, view: memoryview, pos: int, done: Done) -> None:
         """See Disk.write."""
@@ -113,6 +124,7 @@ class QueuedDisk:
         assert not (pos | size_bytes) & 511, "unaligned write"
         self.writes += 1
         self.write_bytes += size_bytes
+        self._wrote_s = self._loop.time()
         if self._overflow or not self._free:
             self._wait_for_slot(True, fd, view, pos, done)
         else:
@@ -157,16 +169,31 @@ class QueuedDisk:
         future: asyncio.Future[int] = self._loop.create_future()
 
         def done(res: int) -> None:
+            self._reads_started -= 1
             if not future.done():  # a cancelled reader; the slot kept its memory until now
                 future.set_result(res)
+            if self._reads_held:
+                self._start_reads()
 
         self.reads += 1
-        if self._overflow or not self._free:
-            self._wait_for_slot(False, fd, view, pos, done)
-        else:
-            self._prepare(False, fd, view, pos, done)
-        self.submit()  # also where it waits: all slots may be taken by writes that are not started
+        self._reads_held.append((fd, view, pos, done))
+        self._start_reads()
         return future
+
+    def _start_reads(self) -> None:
+        """Start all reads; while there are writes a piece of one at a time, in turns."""
+        held = self._reads_held
+        calm = self._loop.time() - self._wrote_s > WRITES_RECENT_S
+        while held and (calm or not self._reads_started):
+            fd, view, pos, done = held.popleft()
+            if not calm:
+                view = view[:READ_PIECE_BYTES]
+            if self._overflow or not self._free:
+                self._wait_for_slot(False, fd, view, pos, done)
+            else:
+                self._prepare(False, fd, view, pos, done)
+            self._reads_started += 1
+        self.submit()  # also where it waits: all slots may be taken by writes that are not started
 
     def _prepare(self, is_write: bool, fd: int, view: memoryview, pos: int, done: Done) -> None:
         """Put one operation into the queue. The caller has seen a free slot."""
@@ -256,6 +283,9 @@ class QueuedDisk:
         self._free = []
         dones = [done for done in self._dones if done is not None]
         dones += [waiting[-1] for waiting in self._overflow]
+        dones += [held[-1] for held in self._reads_held]
+        self._reads_started += len(self._reads_held)
+        self._reads_held.clear()
         self._dones = [None] * (SLOTS + 1)
         self._overflow.clear()
         self._prepared = 0

@@ -18,7 +18,7 @@ from kafka_protocol.record_batch import iter_batches
 from storage.buffers import aligned_buffer
 
 READ_BYTES_MIN = 128 * 1024  # of one read from disk
-READ_BYTES_MAX = 4 << 20
+READ_BYTES_MAX = 1 << 20  # larger ones are no faster, and hold up the loop when they are checked
 
 
 class RecordBuffer:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.cold_reader import READS_AHEAD
 from storage.errors import CorruptRecord
 from storage.record_buffer import READ_BYTES_MAX, READ_BYTES_MIN, RecordBuffer, RecordCache, Spans
 from storage.wal_format import record_bytes
@@ -118,14 +119,14 @@ def test_who_shares_a_read_whose_owner_left_reads_for_himself(tmp_path: Path) ->
 
 
 async def reader_with_a_read_ahead(driven: Driven, reads: GatedReads) -> int:
-    """Go on twice, and hold the read that is then under way; the offset where it begins."""
+    """Go on twice, and hold the reads that are then under way; the offset where they begin."""
     log, limit = driven.log, driven.log.durable_offset
     reads.free = 2
     reads.gate.clear()
     _slices, offset = await log.read(0, limit, 1 << 20)
     _slices, offset = await log.read(offset, limit, 1 << 20)
     await settle()
-    assert reads.waiting == 1, "nobody asked for it yet"
+    assert reads.waiting == READS_AHEAD, "nobody asked for them yet"
     return offset
 
 
@@ -137,7 +138,7 @@ def test_who_comes_to_what_is_being_read_ahead_waits_for_it(tmp_path: Path) -> N
         count = driven.host.held.reads
         wanted = asyncio.ensure_future(driven.log.read(offset, 200, BATCH_BYTES))
         await settle()
-        assert reads.waiting == 1
+        assert reads.waiting == READS_AHEAD
         reads.gate.set()
         found, _next_offset = await wanted
         assert b"".join(found) == driven.appended[offset].data

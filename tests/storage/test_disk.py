@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from storage import queued_disk
 from storage.buffers import aligned_buffer
 from storage.disk import READ_ALIGNMENT, Disk, open_segment, read_whole
 
@@ -70,6 +71,29 @@ def test_what_is_written_is_read_back(run_on_disk: RunOnDisk, segment_path: Path
             assert view == bytes(BLOCK) + filled_block(7, 2) + bytes(BLOCK)
             assert (disk.writes, disk.write_bytes) == (1, 2 * BLOCK)
             assert (disk.reads, disk.read_bytes) == (1, 4 * BLOCK)
+
+    run_on_disk(scenario)
+
+
+def test_while_there_are_writes_reads_take_turns_piece_by_piece(
+    run_on_disk: RunOnDisk, segment_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queued_disk, "WRITES_RECENT_S", 60.0)
+    size, readers = 128 * BLOCK, 3
+
+    async def scenario(disk: Disk) -> None:
+        with opened(segment_path) as fd:
+            await disk.allocate(fd, 0, size)
+            for number in range(0, 128, 16):
+                await write(disk, fd, filled_block(number, 16), number * BLOCK)
+            before = disk.reads
+            reads = [asyncio.ensure_future(disk.read(fd, 0, size)) for _ in range(readers)]
+            await asyncio.sleep(0)
+            assert disk.in_flight == readers, "one is on its way, the others wait"
+            for read in reads:
+                view = await read
+                assert view == b"".join(filled_block(n, 16) for n in range(0, 128, 16))
+            assert disk.reads - before == readers * size // queued_disk.READ_PIECE_BYTES
 
     run_on_disk(scenario)
 

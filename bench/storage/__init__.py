@@ -1,0 +1,1 @@
+"""Benchmarks of the storage engine, each a program of its own."""
