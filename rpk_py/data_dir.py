@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rpk_py.startup_error import StartupError
+from storage.device import mount_of
 from storage.disk import fsync_dir, lock_exclusive
 from storage.errors import LockTimeout
 
@@ -51,17 +52,11 @@ def prepare(path: Path) -> list[Path]:
 
 def file_system(path: Path) -> str:
     """The type of the file system that a path is on, like "ext4"; empty where it is not told."""
-    device = path.stat().st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
-        table = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+        mount = mount_of(path)
     except OSError:
         return ""
-    for line in table.split("\n"):
-        mount, _, source = line.partition(" - ")
-        if mount.split()[2:3] == [wanted]:
-            return source.split()[0]
-    return ""  # of btrfs, for one, every subvolume has a device number of its own
+    return mount.kind if mount else ""  # every subvolume of btrfs has a device number of its own
 
 
 def drop_unused_pools(path: Path, node_ids: Iterable[int]) -> None:

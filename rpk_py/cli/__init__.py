@@ -80,6 +80,12 @@ def _doctor() -> click.Command:
     return doctor
 
 
+def _durability() -> click.Command:
+    from rpk_py.cli.durability import durability
+
+    return durability
+
+
 def _topic() -> click.Command:
     from rpk_py.cli.topic import topic
 
@@ -117,6 +123,7 @@ _COMMANDS: Loaders = {
     "cluster": (_cluster, "Show a cluster, its health and its configs."),
     "run": (_run, "Run a command with a throw-away broker."),
     "doctor": (_doctor, "Find out why clients have trouble with a cluster."),
+    "durability": (_durability, "Tell what an acknowledgement means on this machine."),
     "debug": (_debug, "Look into files of a data directory."),
     "completion": (_completion, "Print what makes a shell complete commands and topics."),
 }

@@ -19,6 +19,7 @@ from rpk_py.config import SETTINGS, Config, ConfigError
 from rpk_py.log_setup import make_logger, resolve_format
 from rpk_py.settings_sources import ADDRESSES, as_toml, flag_of, load
 from rpk_py.startup_error import StartupError
+from storage.device import IN_MEMORY
 
 if TYPE_CHECKING:
     from rpk_py.supervisor import BrokerInfo
@@ -35,7 +36,6 @@ _FLAGS = (
     "log_level",
     "log_format",
 )
-_IN_MEMORY = ("tmpfs", "ramfs")
 _METAVARS = {"advertise_kafka_addr": "HOST[:PORT]", "smp": "N|auto", "data_dir": "DIRECTORY"}
 
 
@@ -146,7 +146,7 @@ def print_banner(config: Config, info: BrokerInfo) -> None:
 
 def _durability(config: Config, info: BrokerInfo) -> str:
     kind = data_dir.file_system(config.data_dir)
-    if kind in _IN_MEMORY:
+    if kind in IN_MEMORY:
         return f"the data directory is on {kind}, in memory: nothing outlives this machine's uptime"
     caching = info.caching_nodes
     if caching == config.node_ids:
