@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from rpk_py.groups.lag import Lag
 from rpk_py.lag_series import FAMILIES, lag_text
-from rpk_py.metric_table import METRICS, PARTITION_COLUMNS, Metric
+from rpk_py.metric_table import METRICS, PARTITION_COLUMNS
+from rpk_py.metric_types import Metric
 from rpk_py.process_stats import read_process
 
 if TYPE_CHECKING:

@@ -7,55 +7,24 @@ the end, `_total` behind a counter. Pure data; no process of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
-Kind: TypeAlias = Literal["counter", "gauge", "histogram", "summary"]
-
-# Upper bounds in seconds: a consumer NVMe drive flushes in 0.5 to 5 ms, a cloud volume in tens.
-WRITE_BOUNDS: Final = (
-    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
-    *(1.0, 2.5),
+from rpk_py.metric_table_storage import DATA, PARTITIONS
+from rpk_py.metric_types import (
+    LAG_BOUNDS,
+    REQUEST_BOUNDS,
+    WAIT_BOUNDS,
+    WRITE_BOUNDS,
+    Group,
+    Metric,
+    rows,
 )
-REQUEST_BOUNDS: Final = (*WRITE_BOUNDS, 5.0, 10.0, 30.0)
-WAIT_BOUNDS: Final = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-# The timer that measures counts in whole milliseconds.
-LAG_BOUNDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
-BATCHES_BOUNDS: Final = tuple(1 << n for n in range(11))
-WRITE_BYTES_BOUNDS: Final = tuple(4096 << n for n in range(10))  # to 2 MiB: a full record and more
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One family. `advice`: what a high (or the named) value means to an operator. `bounds`: the
-    upper bounds of a histogram's buckets, ascending, without +Inf."""
-
-    name: str
-    kind: Kind
-    labels: tuple[str, ...]
-    help: str
-    advice: str
-    bounds: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Metrics that have their source in common; a section of docs/METRICS.md."""
-
-    title: str
-    text: str
-    metrics: tuple[Metric, ...]
-
-
-def _rows(labels: tuple[str, ...], *rows: tuple[str, Kind, str, str]) -> tuple[Metric, ...]:
-    return tuple(Metric(name, kind, labels, text, advice) for name, kind, text, advice in rows)
-
 
 _BROKER = Group(
     "The broker",
     "Kept by the supervisor; there also while shards are dead, stopped or starting.",
     (
-        *_rows(
+        *rows(
             (),
             ("rpk_up", "gauge", "1 while all shards serve.", "0: see rpk_shard_up."),
             ("rpk_shards", "gauge", "Shards that this broker runs.", ""),
@@ -83,7 +52,7 @@ _BROKER = Group(
             "The disk is slow or full; topics are created slowly, data is not held up.",
             WRITE_BOUNDS,
         ),
-        *_rows(
+        *rows(
             ("shard",),
             (
                 "rpk_shard_up",
@@ -112,7 +81,7 @@ _BROKER = Group(
                 "The shard does not keep up: see rpk_loop_lag_seconds.",
             ),
         ),
-        *_rows(
+        *rows(
             ("op", "shard"),
             (
                 "rpk_control_requests_total",
@@ -129,7 +98,7 @@ _PROCESSES = Group(
     'Read from /proc by the supervisor, for itself (`process="supervisor"`) and for every shard'
     " that exists, answering or not.",
     (
-        *_rows(
+        *rows(
             ("process", "shard"),
             (
                 "rpk_process_resident_bytes",
@@ -157,7 +126,7 @@ _PROCESSES = Group(
                 "Changes when a shard is started again; its counters then begin at 0.",
             ),
         ),
-        *_rows(
+        *rows(
             ("process", "shard", "mode"),
             (
                 "rpk_process_cpu_seconds_total",
@@ -209,7 +178,7 @@ _REQUESTS = Group(
             "NOT_LEADER_OR_FOLLOWER and UNKNOWN_TOPIC_OR_PARTITION after changes are normal;"
             " KAFKA_STORAGE_ERROR: see rpk_partition_offline.",
         ),
-        *_rows(
+        *rows(
             ("shard",),
             (
                 "rpk_decode_errors_total",
@@ -279,7 +248,7 @@ _SHARD = Group(
             "The shard's core is full, or shared with another process.",
             LAG_BOUNDS,
         ),
-        *_rows(
+        *rows(
             ("reason", "shard"),
             (
                 "rpk_connections_rejected_total",
@@ -295,7 +264,7 @@ _SHARD = Group(
                 "The log names the clients; see partial_frame_bytes_max and reply_bytes_max.",
             ),
         ),
-        *_rows(
+        *rows(
             ("shard",),
             (
                 "rpk_loop_lag_max_seconds",
@@ -346,158 +315,6 @@ _SHARD = Group(
     ),
 )
 
-_DATA = Group(
-    "Data of a shard",
-    "",
-    (
-        *_rows(
-            ("shard",),
-            ("rpk_produced_batches_total", "counter", "Record batches appended.", ""),
-            ("rpk_produced_records_total", "counter", "Records appended.", ""),
-            ("rpk_produced_bytes_total", "counter", "Bytes of record batches appended.", ""),
-            (
-                "rpk_duplicate_batches_total",
-                "counter",
-                "Batches of idempotent producers answered with their original offset.",
-                "Producers retry: replies are late or connections break.",
-            ),
-            (
-                "rpk_fetched_records_total",
-                "counter",
-                "Records sent to consumers; see rpk_partition_records_out_total.",
-                "",
-            ),
-            (
-                "rpk_fetched_bytes_total",
-                "counter",
-                "Bytes of record batches sent to consumers.",
-                "",
-            ),
-            (
-                "rpk_group_commits_total",
-                "counter",
-                "Durable writes, of a partition or the journal, each for all batches that waited.",
-                "",
-            ),
-            (
-                "rpk_journal_writes_total",
-                "counter",
-                "Those of them that went to the shard's journal, for several partitions at once.",
-                "",
-            ),
-            ("rpk_journal_bytes_total", "counter", "Their bytes.", ""),
-            (
-                "rpk_write_bytes_total",
-                "counter",
-                "Bytes written to disk by group commits, padding included.",
-                "Much more than rpk_produced_bytes_total: many small lone batches.",
-            ),
-        ),
-        Metric(
-            "rpk_write_seconds",
-            "histogram",
-            ("shard",),
-            "Time of one group commit, from its submission to its durability (write and fsync in"
-            " one).",
-            "The disk is slow or shared; nothing in the broker makes it faster.",
-            WRITE_BOUNDS,
-        ),
-        Metric(
-            "rpk_group_commit_batches",
-            "histogram",
-            ("shard",),
-            "Record batches that one group commit made durable.",
-            "High is good: one write serves many producers.",
-            BATCHES_BOUNDS,
-        ),
-        Metric(
-            "rpk_group_commit_bytes",
-            "histogram",
-            ("shard",),
-            "Bytes that one group commit wrote, header and padding included.",
-            "",
-            WRITE_BYTES_BOUNDS,
-        ),
-    ),
-)
-
-_PARTITIONS = Group(
-    "Partitions",
-    "Of every partition, with and without traffic, as the shard that leads it sees it: eleven"
-    " series each. A partition that moves to another shard begins at 0 there.",
-    _rows(
-        ("topic", "partition", "shard"),
-        (
-            "rpk_partition_bytes_in_total",
-            "counter",
-            "Bytes of record batches appended, as they came (compressed).",
-            "",
-        ),
-        (
-            "rpk_partition_records_in_total",
-            "counter",
-            "Records appended, as the headers of their batches say.",
-            "Far more than in the others: the key is uneven.",
-        ),
-        (
-            "rpk_partition_bytes_out_total",
-            "counter",
-            "Bytes of record batches sent to consumers; whole batches, as often as fetched.",
-            "",
-        ),
-        (
-            "rpk_partition_records_out_total",
-            "counter",
-            "Records sent to consumers: offsets from the one that was asked for to the end of the"
-            " last batch sent, as often as fetched. Nothing looks inside a batch.",
-            "",
-        ),
-        (
-            "rpk_partition_write_seconds",
-            "summary",
-            "Time of the partition's group commits, sum and count; the distribution is the"
-            " shard's rpk_write_seconds.",
-            "Higher than in others: larger writes, or a rolling segment.",
-        ),
-        (
-            "rpk_partition_log_start_offset",
-            "gauge",
-            "The first offset that exists; -1 while offline from the start.",
-            "",
-        ),
-        (
-            "rpk_partition_log_end_offset",
-            "gauge",
-            "The offset of the next record appended; -1 while offline from the start.",
-            "",
-        ),
-        (
-            "rpk_partition_high_watermark",
-            "gauge",
-            "The offset up to which consumers may read.",
-            "Stays below the log end: the disk does not answer.",
-        ),
-        (
-            "rpk_partition_size_bytes",
-            "gauge",
-            "Bytes of the partition's log on disk, without space that is allocated ahead.",
-            "DeleteRecords, or delete the topic.",
-        ),
-        (
-            "rpk_partition_leader_epoch",
-            "gauge",
-            "The leader epoch; goes up with every start of the shard.",
-            "",
-        ),
-        (
-            "rpk_partition_offline",
-            "gauge",
-            "1 for a partition that cannot be served; the others have no such series.",
-            "The log says why, and what to do.",
-        ),
-    ),
-)
-
 _LAG_LABELS: Final = ("group", "topic", "partition")
 _EXPORTER_LABELS: Final = ("consumergroup", "topic", "partition")
 _CONSUMERS = Group(
@@ -505,11 +322,11 @@ _CONSUMERS = Group(
     "Lag is told of every partition that a group has committed, as long as the shards that"
     " coordinate the group and lead the partition answer.",
     (
-        *_rows(
+        *rows(
             ("type", "state", "shard"),
             ("rpk_groups", "gauge", "Groups that the shard coordinates.", ""),
         ),
-        *_rows(
+        *rows(
             ("shard",),
             ("rpk_group_members", "gauge", "Members of these groups.", ""),
             (
@@ -538,7 +355,7 @@ _CONSUMERS = Group(
                 "",
             ),
         ),
-        *_rows(
+        *rows(
             _LAG_LABELS,
             (
                 "rpk_group_lag_records",
@@ -554,7 +371,7 @@ _CONSUMERS = Group(
                 "The same; it is what a limit on staleness is about.",
             ),
         ),
-        *_rows(
+        *rows(
             _EXPORTER_LABELS,
             (
                 "kafka_consumergroup_lag",
@@ -572,7 +389,7 @@ _CONSUMERS = Group(
     ),
 )
 
-GROUPS: Final = (_BROKER, _PROCESSES, _REQUESTS, _SHARD, _DATA, _PARTITIONS, _CONSUMERS)
+GROUPS: Final = (_BROKER, _PROCESSES, _REQUESTS, _SHARD, DATA, PARTITIONS, _CONSUMERS)
 METRICS: Final = {metric.name: metric for group in GROUPS for metric in group.metrics}
 
 
@@ -586,7 +403,7 @@ def _counted(*groups: Group) -> dict[str, str]:
     }
 
 
-SHARD_VALUES: Final = _counted(_REQUESTS, _SHARD, _DATA, _CONSUMERS)
+SHARD_VALUES: Final = _counted(_REQUESTS, _SHARD, DATA, _CONSUMERS)
 
 # The columns of a slice of partitions, after the topics and the partition numbers.
 PARTITION_COLUMNS: Final = (

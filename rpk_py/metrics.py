@@ -18,11 +18,11 @@ from kafka_protocol.api import SUPPORTED
 from kafka_protocol.api_key import ApiKey
 from kafka_protocol.errors import ErrorCode
 from rpk_py.groups.coordinator import GroupCoordinator
-from rpk_py.metric_table import (
+from rpk_py.metric_table import SHARD_VALUES
+from rpk_py.metric_types import (
     BATCHES_BOUNDS,
     LAG_BOUNDS,
     REQUEST_BOUNDS,
-    SHARD_VALUES,
     WAIT_BOUNDS,
     WRITE_BOUNDS,
     WRITE_BYTES_BOUNDS,

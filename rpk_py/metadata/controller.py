@@ -62,7 +62,7 @@ from rpk_py.metadata.topic_plan import (
     plan_create_topics,
     plan_delete_topics,
 )
-from rpk_py.metric_table import WRITE_BOUNDS
+from rpk_py.metric_types import WRITE_BOUNDS
 from rpk_py.metrics import Histogram
 from rpk_py.tasks import Tasks
 from rpk_py.topic_configs import TOPIC_CONFIGS

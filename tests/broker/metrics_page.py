@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rpk_py.metric_table import GROUPS, Metric
+from rpk_py.metric_table import GROUPS
+from rpk_py.metric_types import Metric
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "METRICS.md"
 COMMAND = "python -m tests.broker.metrics_page > docs/METRICS.md"
