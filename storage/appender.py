@@ -35,6 +35,7 @@ from kafka_protocol.record_batch import patch
 from storage.committer import Committer
 from storage.errors import DiskFailed, DiskFull, StorageError
 from storage.record_buffer import RecordBuffer, RecordCache, Spans
+from storage.retention import first_timestamp, must_roll
 from storage.segment import Segment
 from storage.wal_format import encode_record_header, record_bytes, round_up
 
@@ -77,12 +78,12 @@ class SegmentAppender:
         "_in_flight",
         "_must_store",
         "_open",
-        "_outgrown",
         "_owner",
         "_pending_bytes",
         "_plan_pos",
         "_preparing",
         "_queued",
+        "_rolls_next",
         "_spans",
         "_unchecked_bytes",
         "_unflushed_bytes",
@@ -92,10 +93,12 @@ class SegmentAppender:
         "dirty",
         "durable_offset",
         "failed",
+        "first_timestamp",
         "flush_bytes",
         "flush_ms",
         "journal_marks",
         "partition",
+        "roll_ms",
         "segment",
         "segment_bytes",
         "stored_offset",
@@ -125,7 +128,7 @@ class SegmentAppender:
         self.segment = segment
         in_use = segment.header.block_bytes if segment else 0
         self.block_bytes = max(block_bytes, in_use)
-        self._outgrown = 0 < in_use < block_bytes  # the device's blocks are larger: roll
+        self._rolls_next = 0 < in_use < block_bytes  # the device's blocks are larger
         self.topic_id, self.partition = topic_id, partition
         self.appended_offset = self.written_offset = self.durable_offset = next_offset
         self.stored_offset = next_offset
@@ -145,7 +148,13 @@ class SegmentAppender:
         self.write_seconds = 0.0
         self.dirty = False
         self.failed: StorageError | None = None
+        # Of the first batch of the segment that the open record is planned for; None: it is empty.
+        self.first_timestamp: int | None = None
+        if segment is not None and segment.index.max_timestamps:
+            created_ms = segment.header.created_ms
+            self.first_timestamp = first_timestamp(segment.index.max_timestamps[0], created_ms)
         self.segment_bytes = 1 << 30
+        self.roll_ms = 1 << 62
         self.checkpoint_bytes = 64 << 20
         self.write_caching = False
         self.flush_ms = 100
@@ -168,7 +177,7 @@ class SegmentAppender:
             or record.size + size > len(record.body)
             or record.leader_epoch != leader_epoch
         ):
-            record = self._open_record(size, base_offset, leader_epoch)
+            record = self._open_record(size, base_offset, leader_epoch, max_timestamp)
         start = record.size
         end = start + size
         record.body[start:end] = batch
@@ -275,8 +284,48 @@ class SegmentAppender:
             return
         if segment is not self.segment:
             self.segment = segment
-            self._queued[0].rolls = False
+            if self._queued:  # not after begin_roll
+                self._queued[0].rolls = False
         self._committer.mark_dirty(self)
+
+    def roll_next(self) -> None:
+        """Have the next record that is opened begin a new segment; close the open one soon."""
+        self._rolls_next = True
+        self.store()
+
+    def begin_roll(self) -> bool:
+        """Plan for a new segment, which the log makes, although there is no record for it; then
+        `prepared` or `roll_refused`. False: something is on its way, or the segment is empty."""
+        segment = self.segment
+        if not self.idle or self.failed is not None or segment is None:
+            return False
+        if segment.next_offset == segment.base_offset:
+            return False
+        self._preparing = True
+        self._rolls_next = False
+        self._plan_pos = self.block_bytes
+        self.first_timestamp = None
+        return True
+
+    def roll_refused(self, state: bytes) -> None:
+        """There is no new segment: the next record has to begin it. `state`: the producer state
+        before that."""
+        self._preparing = False
+        if self.failed is not None:
+            return
+        record = self._queued[0] if self._queued else self._open
+        if record is None:
+            self._rolls_next = True
+        else:
+            record.rolls = True
+            record.checkpoint_state = state
+            self._committer.mark_dirty(self)
+
+    @property
+    def waiting_timestamp(self) -> int | None:
+        """The largest timestamp of the records that are not handed to the disk, None: none is."""
+        waiting = [*self._queued, *([self._open] if self._open is not None else [])]
+        return max((record.max_timestamp for record in waiting), default=None)
 
     def fail(self, error: StorageError) -> None:
         """Stop for good: forget what is not durable and tell the log. Only the first counts."""
@@ -299,8 +348,13 @@ class SegmentAppender:
         """Writes that the disk has not answered yet."""
         return sum(not record.done for record in self._in_flight)
 
-    def _open_record(self, size: int, base_offset: int, leader_epoch: int) -> RecordBuffer:
-        """Close the open record and open one with room for `size` bytes and likely more."""
+    def _open_record(
+        self, size: int, base_offset: int, leader_epoch: int, max_timestamp: int
+    ) -> RecordBuffer:
+        """Close the open record and open one with room for `size` bytes and likely more.
+
+        Only here a segment is left: a record is closed within moments, or by housekeeping.
+        """
         block_bytes = self.block_bytes
         full = self._open
         if full is not None:
@@ -311,11 +365,16 @@ class SegmentAppender:
         needed = round_up(size, block_bytes)
         room = self.segment_bytes - self._plan_pos - block_bytes
         first = self._plan_pos == 0  # of the partition: there is no segment yet
-        rolls = first or self._outgrown or (needed > room and self._plan_pos > block_bytes)
+        if must_roll(self.first_timestamp, max_timestamp, self.roll_ms):
+            self._rolls_next = True
+        rolls = first or self._rolls_next or (needed > room and self._plan_pos > block_bytes)
         if rolls:
-            self._outgrown = False
+            self._rolls_next = False
             self._plan_pos = block_bytes
+            self.first_timestamp = None
             room = self.segment_bytes - 2 * block_bytes
+        if self.first_timestamp is None:
+            self.first_timestamp = max_timestamp
         usual = min(self._group_bytes, room & -block_bytes)
         record = RecordBuffer.allocate(max(needed, usual), block_bytes, base_offset, leader_epoch)
         record.rolls = rolls

@@ -11,35 +11,32 @@ Offsets are exclusive ends, as the names say: log_start_offset <= durable_offset
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 from bisect import bisect_right
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kafka_protocol.record_batch import BatchHeader
 from storage.appender import SegmentAppender
 from storage.checkpoint import Checkpoint
 from storage.cold_reader import ColdReader
 from storage.disk import write_file_atomic
-from storage.errors import CorruptRecord, DiskFailed, DiskFull, StorageError
+from storage.errors import CorruptRecord, DiskFailed, StorageError
 from storage.log_context import LogConfig, LogContext, LogOwner, ProducerState
-from storage.log_start import give_up, move_start, remove_superseded, trim_epochs
+from storage.log_head import Deleted, LogHead
 from storage.record_buffer import RecordBuffer, Spans
 from storage.recycle import discard_directory
+from storage.rolling import SegmentRoller
 from storage.segment import (
     CHECKPOINT_SUFFIX,
-    INDEX_SUFFIX,
-    SEGMENT_SUFFIX,
     Segment,
-    create_segment,
-    cut,
     file_name,
     remove_old_checkpoints,
 )
 from storage.timestamps import first_at_or_after, largest
-from storage.wal_format import SegmentHeader, record_bytes
+
+T = TypeVar("T")
 
 
 class Log:
@@ -60,10 +57,10 @@ class Log:
     ) -> None:
         """`checkpoint`: the one that recovery started from."""
         self._context = context
-        self._config = config
+        self.config = config
         self.directory = directory
-        self._topic_id = topic_id
-        self._partition = partition
+        self.topic_id = topic_id
+        self.partition = partition
         self._state = state
         self._segments = segments
         self.epochs = epochs
@@ -83,15 +80,16 @@ class Log:
             partition,
         )
         self._appender.checkpoint_bytes = context.checkpoint_bytes
+        self._roller = SegmentRoller(self, context, segments, self._appender)
         self._apply(config)
         self._owner: LogOwner | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        # Of the newest checkpoint on the disk: the segment it points into, and where it ends.
-        self._checkpoint_base = checkpoint.segment_base_offset if checkpoint else -1
-        self._checkpointed_offset = checkpoint.next_offset if checkpoint else -1
+        self._tasks: set[asyncio.Task[Any]] = set()
+        checkpoint_base = checkpoint.segment_base_offset if checkpoint else -1
+        self._head = LogHead(self, context, segments, checkpoint_base)
+        self._checkpointed_offset = checkpoint.next_offset if checkpoint else -1  # on the disk
         self._idle_waiters: list[asyncio.Future[None]] = []
-        self._closing = self._closed = False
-        self._cold_reader = ColdReader(directory, context, self._spans, self._spawn)
+        self.closing = self._closed = False
+        self._cold_reader = ColdReader(directory, context, self._spans, self.spawn)
 
     def configure(self, config: LogConfig) -> None:
         """Go on with other settings.
@@ -99,14 +97,15 @@ class Log:
         What write.caching has shown and not written is written now, so that without it nothing
         is acknowledged before all that precedes it is durable, and no old flush.ms is waited for.
         """
-        if config == self._config:
+        if config == self.config:
             return
         self._apply(config)
         if self.failed is None and self.durable_offset < self.log_end_offset:
             self._appender.flush_now()
 
     def _apply(self, config: LogConfig) -> None:
-        self._config = config
+        self.config = config
+        self._roller.draw_roll_ms()
         self._appender.segment_bytes = config.segment_bytes
         self._appender.flush_ms = config.flush_ms
         self._appender.flush_bytes = config.flush_bytes
@@ -128,14 +127,14 @@ class Log:
     def visible_offset(self) -> int:
         """What one replica may show to consumers: durable records; with write.caching all, as
         long as little in the whole shard is not durable (Committer.may_cache)."""
-        if self._config.write_caching and self._context.committer.may_cache:
+        if self.config.write_caching and self._context.committer.may_cache:
             return self._appender.appended_offset
         return self._appender.durable_offset
 
     @property
     def write_caching(self) -> bool:
         """Whether an append counts as soon as it is in memory."""
-        return self._config.write_caching
+        return self.config.write_caching
 
     @property
     def size_bytes(self) -> int:
@@ -153,6 +152,10 @@ class Log:
     def write_seconds(self) -> float:
         """What these took, each from its submission to its durability."""
         return self._appender.write_seconds
+
+    def fail(self, error: StorageError) -> None:
+        """Take the log out of service; only the first failure counts."""
+        self._appender.fail(error)
 
     @property
     def failed(self) -> StorageError | None:
@@ -282,7 +285,7 @@ class Log:
             if self._owner is not None:
                 self._owner.on_durable(durable_offset)
         finally:
-            self._wake_idle()
+            self.wake_idle()
 
     def on_failed(self, error: StorageError) -> None:
         """AppenderOwner: the log is out of service."""
@@ -290,11 +293,11 @@ class Log:
             self._context.report("a partition went offline", f"{self.directory.name}: {error}")
         if self._owner is not None:
             self._owner.on_log_failed(error)
-        self._wake_idle()
+        self.wake_idle()
 
     def on_settled(self) -> None:
         """AppenderOwner: a write of a failed appender came back."""
-        self._wake_idle()
+        self.wake_idle()
 
     def on_checkpoint(self, record: RecordBuffer) -> None:
         """AppenderOwner: everything before `record` is durable."""
@@ -302,10 +305,10 @@ class Log:
         assert segment is not None
         assert state is not None
         record.checkpoint_state = None
-        checkpoint = self._checkpoint(
+        checkpoint = self.checkpoint_at(
             segment, record.pos, record.prev_header_crc, record.base_offset, state
         )
-        self._spawn(self._write_checkpoint(checkpoint))
+        self.spawn(self.write_checkpoint(checkpoint))
 
     def producer_state(self) -> bytes:
         """AppenderOwner: a snapshot of the producer state as of the last append."""
@@ -313,94 +316,11 @@ class Log:
 
     def prepare(self, record: RecordBuffer) -> None:
         """AppenderOwner: make room for `record` in the background."""
-        self._spawn(self._make_room(record))
+        self.spawn(self._roller.make_room(record))
 
-    async def _make_room(self, record: RecordBuffer) -> None:
-        segment = self._appender.segment
-        needed = record_bytes(record.size, self._appender.block_bytes)
-        try:
-            if segment is None or record.rolls:
-                segment = await self._roll(record.base_offset, needed)
-            else:
-                await self._allocate(segment, needed)
-        except OSError as error:
-            kind = DiskFull if error.errno == errno.ENOSPC else DiskFailed
-            self._appender.fail(kind(f"cannot make room in {self.directory}: {error}"))
-        except StorageError as error:
-            self._appender.fail(error)
-        else:
-            self._appender.prepared(segment)
-        self._wake_idle()
-
-    async def _allocate(self, segment: Segment, needed_bytes: int) -> None:
-        """Reserve space behind the segment's end: ahead, or on a full disk what is needed."""
-        allocate, start = self._context.disk.allocate, segment.allocated_bytes
-        target = segment.next_allocation(needed_bytes, self._config.segment_bytes)
-        try:
-            await allocate(segment.fd, start, target - start)
-        except OSError as error:
-            exact = segment.write_pos + needed_bytes
-            if error.errno != errno.ENOSPC or exact >= target:
-                raise
-            await allocate(segment.fd, start, exact - start)
-            target = exact
-        segment.allocated_bytes = target
-
-    async def _roll(self, base_offset: int, needed_bytes: int) -> Segment:
-        """Make the next active segment; seal the one before it in the background."""
-        old, context = self._appender.segment, self._context
-        block_bytes = self._appender.block_bytes
-        before = (old.base_offset, old.durable_pos, old.last_header_crc) if old else (-1, 0, 0)
-        # An empty one whose blocks are too small is replaced, place and name.
-        replaced = old if old is not None and old.base_offset == base_offset else None
-        if replaced is not None:
-            header = replaced.header
-            before = header.prev_base_offset, header.prev_end_pos, header.prev_header_crc
-        named = context.rng.getrandbits(64), self._topic_id, self._partition, base_offset
-        header = SegmentHeader(block_bytes, *named, *before, created_ms=context.now_ms())
-        new = await self._create(header, block_bytes + max(needed_bytes, 15 * 4096), replaced)
-        if replaced is not None:
-            os.close(replaced.fd)
-            self._segments[-1] = new
-            return new
-        self._segments.append(new)
-        if old is not None:
-            assert old.durable_pos == old.write_pos
-            old.sealed = True
-            self._spawn(self._seal(old))
-        return new
-
-    async def _create(
-        self, header: SegmentHeader, allocate_bytes: int, replaced: Segment | None
-    ) -> Segment:
-        """The file of a new segment: a recycled one where there is one and it can be used."""
-        run, pool = self._context.disk.run, self._context.pool
-        recycled = await run(pool.take, self._config.segment_bytes)
-        facts = (self.directory, header, allocate_bytes)
-        rest = (self._context.lock_wait_s, replaced is not None)
-        if recycled is not None:
-            try:
-                return await run(create_segment, *facts, recycled, *rest)
-            except (OSError, StorageError) as error:
-                self._context.report("a retired file cannot be reused", f"{recycled}: {error}")
-        return await run(create_segment, *facts, None, *rest)
-
-    async def _seal(self, segment: Segment) -> None:
-        """Save a full segment's index and give back the space behind its end."""
-        data = segment.index.encode(
-            segment.header, segment.write_pos, segment.next_offset, segment.last_header_crc
-        )
-        path = self.directory / file_name(segment.base_offset, INDEX_SUFFIX)
-        run = self._context.disk.run
-        segment.pin()
-        try:
-            await run(write_file_atomic, path, data)
-            await run(cut, segment.fd, segment.write_pos)
-            segment.allocated_bytes = segment.write_pos
-        except OSError as error:  # it is rebuilt from the records when it is needed
-            self._context.report("an index cannot be written", f"{path}: {error}")
-        finally:
-            segment.unpin()
+    async def leave(self, segment: Segment) -> bool:
+        """Go on behind the active segment in a new one; see SegmentRoller.leave."""
+        return await self._roller.leave(segment, self._state.snapshot)
 
     # -- the start -------------------------------------------------------------------------
 
@@ -412,63 +332,34 @@ class Log:
         so does what recovery needs to know the producers of what is gone.
         Raises: StorageError; the log start is the old one, after a restart perhaps the new one
         """
-        assert before_offset <= self.log_end_offset
-        await self.store(before_offset)
-        if before_offset <= self.log_start_offset:
-            return
-        await asyncio.shield(self._spawn(self._move_start(before_offset)))
-        if before_offset > self.log_start_offset:
-            raise self.failed or StorageError(f"{self.directory}: the log start was not moved")
+        await self._head.delete_records(before_offset)
+
+    async def enforce_retention(self, now_ms: int) -> list[Deleted]:
+        """Delete the segments that have had their time by the settings: one entry for each.
+        Raises: StorageError; what is not deleted is looked at again the next time"""
+        return await self._head.enforce_retention(now_ms)
+
+    def roll_if_due(self, now_ms: int) -> None:
+        """See SegmentRoller.roll_if_due."""
+        self._roller.roll_if_due(now_ms)
+
+    @property
+    def waiting_timestamp(self) -> int | None:
+        """The largest timestamp of what is in no segment yet, None where there is nothing."""
+        return self._appender.waiting_timestamp
 
     async def store(self, end_offset: int) -> None:
         """Have everything before `end_offset` in segments, durably: what only memory or the
         shard's journal holds is not enough for what says that it was there. Raises StorageError."""
-        while self._appender.stored_offset < end_offset and not (self.failed or self._closing):
+        while self._appender.stored_offset < end_offset and not (self.failed or self.closing):
             self._appender.store()
             await self._wait_idle_change()
-        if self.failed or self._closing:
+        if self.failed or self.closing:
             raise self.failed or StorageError(f"{self.directory.name} is closed")
-
-    async def _move_start(self, start_offset: int) -> None:
-        run, report = self._context.disk.run, self._context.report
-        try:
-            await run(move_start, self.directory, start_offset)
-        except DiskFailed as error:
-            return self._appender.fail(error)
-        except OSError as error:
-            return report("a log start cannot be written", f"{self.directory.name}: {error}")
-        if start_offset > self.log_start_offset:  # else another call was faster
-            self.log_start_offset = start_offset
-            trim_epochs(self.epochs, start_offset)
-            self._retire_unneeded()
-        try:
-            await run(remove_superseded, self.directory, start_offset)
-        except OSError as error:  # the largest one counts
-            report("a file cannot be removed", f"{self.directory.name}: {error}")
-
-    def _retire_unneeded(self) -> None:
-        """Retire what lies wholly below the start and before the segment from which recovery
-        would replay the producers."""
-        needed, segments = min(self.log_start_offset, self._checkpoint_base), self._segments
-        count = bisect_right(segments, needed, key=lambda segment: segment.base_offset) - 1
-        if count > 0 and not self._closing:  # the next start removes it as well
-            retired, segments[:count] = segments[:count], []
-            self._spawn(self._retire(retired))
-
-    async def _retire(self, segments: list[Segment]) -> None:
-        """Give up segments below the log start, oldest first."""
-        suffixes = INDEX_SUFFIX, SEGMENT_SUFFIX
-        for segment in segments:
-            await segment.close_unpinned()
-            names = [file_name(segment.base_offset, suffix) for suffix in suffixes]
-            try:
-                await self._context.disk.run(give_up, self.directory, names, self._context.pool)
-            except OSError as error:  # the next start tries again
-                self._context.report("a file cannot be removed", f"{segment.path}: {error}")
 
     # -- checkpoints -----------------------------------------------------------------------
 
-    def _checkpoint(
+    def checkpoint_at(
         self, segment: Segment, pos: int, prev_header_crc: int, next_offset: int, state: bytes
     ) -> Checkpoint:
         return Checkpoint(
@@ -484,14 +375,13 @@ class Log:
             state=state,
         )
 
-    async def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
+    async def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         path = self.directory / file_name(checkpoint.next_offset, CHECKPOINT_SUFFIX)
         run = self._context.disk.run
         try:
             await run(write_file_atomic, path, checkpoint.encode())
-            self._checkpoint_base = max(self._checkpoint_base, checkpoint.segment_base_offset)
             self._checkpointed_offset = max(self._checkpointed_offset, checkpoint.next_offset)
-            self._retire_unneeded()
+            self._head.checkpoint_written(checkpoint.segment_base_offset)
             await run(remove_old_checkpoints, self.directory)
         except OSError as error:  # an older one still serves; recovery scans further
             self._context.report("a checkpoint cannot be written", f"{path}: {error}")
@@ -503,7 +393,7 @@ class Log:
 
         The preallocated space is given back, so that the next start finds nothing to scan.
         """
-        self._closing = True
+        self.closing = True
         if self.failed is None and not self._closed:
             self._appender.store()
         await self._until_idle()  # a failed log's too: a write in flight needs its descriptor
@@ -522,7 +412,7 @@ class Log:
         untouched = segment.allocated_bytes == segment.write_pos
         if untouched and self._checkpointed_offset == segment.next_offset:
             return  # nothing was appended since the last clean stop
-        checkpoint = self._checkpoint(
+        checkpoint = self.checkpoint_at(
             segment,
             segment.write_pos,
             segment.last_header_crc,
@@ -533,7 +423,7 @@ class Log:
             await run(os.ftruncate, segment.fd, segment.write_pos)
         except OSError as error:
             self._context.report("a segment cannot be cut at its end", f"{segment.path}: {error}")
-        await self._write_checkpoint(checkpoint)
+        await self.write_checkpoint(checkpoint)
 
     async def delete(self, trash: Path) -> Path | None:
         """Take the partition off the disk: its directory moves into `trash`, durably.
@@ -541,7 +431,7 @@ class Log:
         Appends that were not acknowledged are forgotten. Returns where the files are now, for
         `empty_directory` (None: there were none).
         """
-        self._closing = self._closed = True
+        self.closing = self._closed = True
         self._appender.fail(StorageError(f"{self.directory.name} was deleted"))
         await self._until_idle()
         if self._context.committer.journal is not None:
@@ -554,7 +444,7 @@ class Log:
 
     async def abandon(self) -> None:
         """Close the files of a log that nobody was given, as they are."""
-        self._closing = True
+        self.closing = True
         self._appender.fail(StorageError(f"{self.directory.name} was not opened"))
         await self._until_idle()
         await self._close_files()
@@ -564,7 +454,7 @@ class Log:
         self._spans.clear()
         for segment in self._segments:
             if segment.pins:  # a read under way does not hold up the end
-                self._spawn(segment.close_unpinned())
+                self.spawn(segment.close_unpinned())
             elif segment.fd >= 0:
                 fd, segment.fd = segment.fd, -1  # before anybody else can see it closed
                 await self._context.disk.run(os.close, fd)
@@ -582,19 +472,20 @@ class Log:
         self._idle_waiters.append(waiter)
         await waiter
 
-    def _wake_idle(self) -> None:
+    def wake_idle(self) -> None:
         waiters, self._idle_waiters = self._idle_waiters, []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Do what the log's end has to wait for. What it raises, unforeseen, fails the log."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
         return task
 
-    def _task_done(self, task: asyncio.Task[None]) -> None:
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._appender.fail(DiskFailed(f"{self.directory}: unexpected: {error!r}"))

@@ -43,9 +43,14 @@ class LogOwner(Protocol):
 @dataclass(frozen=True, slots=True)
 class LogConfig:
     """A log's settings, which may change while it is open; Kafka's and Redpanda's topic configs
-    of the same names."""
+    of the same names. `deletes`: cleanup.policy contains delete."""
 
     segment_bytes: int = 1 << 30
+    segment_ms: int = 604_800_000
+    segment_jitter_ms: int = 0
+    deletes: bool = True
+    retention_ms: int = 604_800_000
+    retention_bytes: int = -1
     write_caching: bool = False
     flush_ms: int = 100
     flush_bytes: int = 256 << 10

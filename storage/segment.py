@@ -50,6 +50,7 @@ class Segment:
     """
 
     __slots__ = (
+        "_max_timestamp",
         "_unpinned",
         "allocated_bytes",
         "direct",
@@ -77,12 +78,23 @@ class Segment:
         self.last_header_crc = header.header_crc
         self.sealed = False
         self.pins = 0
+        self._max_timestamp: int | None = None
         self._unpinned: asyncio.Future[None] | None = None
 
     @property
     def base_offset(self) -> int:
         """The offset of the segment's first record, and its name."""
         return self.header.base_offset
+
+    @property
+    def max_timestamp(self) -> int:
+        """The largest timestamp in it, -1 where no record has one."""
+        if self._max_timestamp is not None:
+            return self._max_timestamp
+        largest = self.index.max_timestamp
+        if self.sealed:
+            self._max_timestamp = largest
+        return largest
 
     def pin(self) -> None:
         """Keep the file as it is until `unpin`: it is being read or sealed."""

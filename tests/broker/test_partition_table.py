@@ -400,7 +400,7 @@ def test_changed_broker_settings_reach_the_topics_that_do_not_set_their_own(
             found = {
                 name: (config.flush_ms, config.segment_bytes, config.write_caching)
                 for name in ("own", "broker", "later")
-                for config in [shard.log_of(name)._config]
+                for config in [shard.log_of(name).config]
             }
             assert found == {
                 "own": (7, 1 << 20, True),
@@ -437,7 +437,7 @@ def test_a_change_of_many_partitions_lets_others_run_in_between(
             done: list[int] = []
             while not changing.done():
                 await asyncio.sleep(0)
-                configs = [p.log._config for p in shard.table if p.log is not None]
+                configs = [p.log.config for p in shard.table if p.log is not None]
                 done.append(sum(config.flush_ms == 55 for config in configs))
             assert done[-1] == len(shard.table) == 20
             steps = [after - before for before, after in itertools.pairwise(done)]

@@ -370,6 +370,7 @@ class Host:
         self._life = life
         self.config = LogConfig(**config)
         self.messages: list[str] = []
+        self.now_ms = NOW_MS
         self.pool = SegmentPool(path / "recycle", 1 << 28)
         self.open_logs: list[Driven] = []
         self.deleted_ids: set[bytes] = set()
@@ -381,7 +382,7 @@ class Host:
             block_bytes=block_bytes,
             checkpoint_bytes=checkpoint_bytes,
             lock_wait_s=lock_wait_s,
-            now_ms=lambda: NOW_MS,
+            now_ms=lambda: self.now_ms,
             rng=random.Random(life),  # another life, other incarnations
             report=lambda event, detail: self.messages.append(f"{event}: {detail}"),
         )

@@ -214,7 +214,7 @@ def test_files_swapped_between_partitions_are_damage(tmp_path: Path) -> None:
         host = Host(tmp_path)
         logs = [await host.open(f"events-{i}", partition=i) for i in range(2)]
         for driven in logs:
-            await driven.append_durably(b"%d" % driven.log._partition)
+            await driven.append_durably(b"%d" % driven.log.partition)
         await host.crash()
         paths = [driven.active.path for driven in logs]
         data = [path.read_bytes() for path in paths]
