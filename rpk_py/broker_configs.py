@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from rpk_py.config import SETTINGS, SHARDS_PER_HOST_MAX, Config, ConfigError
+from rpk_py.config import SETTINGS, SHARDS_PER_HOST_MAX, Config
 from rpk_py.config_types import (
     INT_MAX,
     SOURCE_DEFAULT,
@@ -33,6 +33,7 @@ from rpk_py.config_types import (
     described,
     value_problem,
 )
+from rpk_py.setting import ConfigError
 
 ALL_NODES: Final = ""  # the key of the dynamic configs that hold for every node
 

@@ -8,19 +8,20 @@ docs/CONFIGURATION.md, validation and the other sources (settings_sources.py) re
 Sources: defaults are Apache Kafka's where Kafka has the setting.
 """
 
-# ruff: noqa: RUF009 - a default made by _setting() belongs to the class, as is meant
+# ruff: noqa: RUF009 - a default made by setting() belongs to the class, as is meant
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from kafka_protocol.wire import ITEMS_MAX
 from rpk_py.config_types import DECIMAL, INTEGER
+from rpk_py.setting import ConfigError, describe, setting
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -34,110 +35,7 @@ IoBackend: TypeAlias = Literal["auto", "liburing", "ring", "threads"]
 _PORT_MAX = 65535
 _INT32_MAX = 2**31 - 1
 _BYTES_MAX = 2**40  # nobody means more than a terabyte; catches a wrong unit
-# What no name or path holds on purpose, and what neither TOML nor a file system takes.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 _BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-
-
-class ConfigError(Exception):
-    """A setting is wrong; the message names it, its value, its place and what would be right.
-
-    other   (name, value) of a second setting that the first does not agree with; it ends `expected`
-    places  setting -> where its value stands, as far as that is known
-    """
-
-    def __init__(
-        self,
-        name: str,
-        value: object,
-        expected: str,
-        other: tuple[str, object] | None = None,
-        places: Mapping[str, str] | None = None,
-    ) -> None:
-        places = places or {}
-        where = f" in {places[name]}" if name in places else ""
-        text = f"{shown(name)}={shown(value)}{where} is not valid: {expected}"
-        if other is not None:
-            text += f" {other[0]}={shown(other[1])}"
-            text += f" ({places.get(other[0], 'default')})" if places else ""
-        super().__init__(text)
-        self.name = name
-        self.value = value
-        self.expected = expected
-        self.other = other
-
-    def at(self, places: Mapping[str, str]) -> ConfigError:
-        """The same error, told with the places of its settings."""
-        return ConfigError(self.name, self.value, self.expected, self.other, places)
-
-
-class Setting(NamedTuple):
-    """What is known about one field of Config.
-
-    kind      int | float | bool | str | Path
-    optional  None is a value too, written as empty text
-    section   title of the group that starts with this setting; None: it belongs to the one before
-    """
-
-    name: str
-    kind: str
-    optional: bool
-    default: Any
-    meaning: str
-    low: float | None
-    high: float | None
-    choices: tuple[str, ...]
-    section: str | None
-
-    @property
-    def unit(self) -> str:
-        """Plural noun, or empty where the value counts what the name says."""
-        stem = self.name.removesuffix("_max")
-        for suffix, unit in (("_bytes", "bytes"), ("_ms", "milliseconds"), ("_s", "seconds")):
-            if stem.endswith(suffix):
-                return unit
-        return ""
-
-    @property
-    def expected(self) -> str:
-        """What a right value is, as it stands in an error: "must be ..."."""
-        if self.choices:
-            return f"must be one of {', '.join(self.choices)}"
-        if self.low is not None:
-            return f"must be between {self.low} and {self.high}"
-        return "must be text on one line, and not empty"
-
-    @property
-    def type_words(self) -> str:
-        """The type of its values as it stands in an error: "must be ..."."""
-        words = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-        return words.get(self.kind, "text") + (" or auto" if self.name == "smp" else "")
-
-    def is_valid(self, value: Any) -> bool:
-        """Whether Config takes this value, which has the right type."""
-        if value is None:
-            return self.optional
-        if self.choices:
-            return value in self.choices
-        if self.low is not None and self.high is not None:
-            return bool(self.low <= value <= self.high)
-        if self.kind in ("str", "Path"):
-            return str(value) != "" and not _UNPRINTABLE.search(str(value))
-        return True
-
-
-def _setting(
-    default: Any,
-    meaning: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] = (),
-    section: str | None = None,
-) -> Any:
-    """A field of Config; see Setting."""
-    about = {"low": low, "high": high, "choices": choices, "section": section}
-    return dataclasses.field(default=default, metadata={"meaning": meaning, **about})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,347 +45,347 @@ class Config:
     Raises: ConfigError  on construction, naming the first setting that is out of range
     """
 
-    data_dir: Path = _setting(
+    data_dir: Path = setting(
         Path("data"),
         "directory of topics and metadata, made where missing; relative to where the broker starts",
         section="Data and identity",
     )
-    host_id: int = _setting(
+    host_id: int = setting(
         0,
         "number of this host in a cluster; node id = host_id * 128 + shard; fixed for a data "
         "directory",
         low=0,
         high=1_000_000,
     )
-    rack: str | None = _setting(
+    rack: str | None = setting(
         None, "failure domain that clients are told (broker.rack); unset: the host's name"
     )
-    kafka_host: str = _setting(
+    kafka_host: str = setting(
         "127.0.0.1",
         "address to listen on for Kafka clients; 0.0.0.0 or :: for all of this machine's",
         section="Addresses",
     )
-    kafka_port: int = _setting(
+    kafka_port: int = setting(
         9092,
         "port of shard 0; shard i listens on kafka_port + i; 0: a free port for each",
         low=0,
         high=_PORT_MAX,
     )
-    advertise_host: str | None = _setting(
+    advertise_host: str | None = setting(
         None, "host that clients are told to connect to; unset: the address they connected to"
     )
-    advertise_port: int | None = _setting(
+    advertise_port: int | None = setting(
         None,
         "port that clients are told for shard 0, plus i for shard i; unset: the one it listens on",
         low=1,
         high=_PORT_MAX,
     )
-    admin_host: str = _setting("127.0.0.1", "address to listen on for HTTP: readiness and metrics")
-    admin_port: int = _setting(9644, "port for HTTP; 0: a free one", low=0, high=_PORT_MAX)
-    smp: int = _setting(
+    admin_host: str = setting("127.0.0.1", "address to listen on for HTTP: readiness and metrics")
+    admin_port: int = setting(9644, "port for HTTP; 0: a free one", low=0, high=_PORT_MAX)
+    smp: int = setting(
         1,
         "shards: each a process, a core, a port and a Kafka node; auto: one a usable core",
         low=1,
         high=SHARDS_PER_HOST_MAX,
         section="Processes and cores",
     )
-    overprovisioned: bool = _setting(
+    overprovisioned: bool = setting(
         False, "do not pin shards to cores of their own: tests and shared machines"
     )
-    io_backend: IoBackend = _setting(
+    io_backend: IoBackend = setting(
         "auto",
         "how to write to disk; one that is named is used or refused, never replaced by another",
         choices=IO_BACKENDS,
     )
-    log_level: str = _setting(
+    log_level: str = setting(
         "info",
         "least severe events that are logged, on standard error",
         choices=("debug", "info", "warning", "error", "critical"),
         section="Logging",
     )
-    log_format: str = _setting(
+    log_format: str = setting(
         "auto",
         "form of a log line; auto: console on a terminal, json elsewhere",
         choices=("auto", "console", "json"),
     )
-    auto_create_topics: bool = _setting(
+    auto_create_topics: bool = setting(
         True, "create a topic when a client first uses its name", section="Topics"
     )
-    default_partitions: int = _setting(
+    default_partitions: int = setting(
         1, "partitions of a topic whose creator does not say", low=1, high=10_000
     )
-    partitions_per_topic_max: int = _setting(
+    partitions_per_topic_max: int = setting(
         10_000,
         "partitions of one topic, and of all topics of one request to create some",
         low=1,
         high=1_000_000,
     )
-    partitions_max: int = _setting(
+    partitions_max: int = setting(
         20_000,
         "partitions of this broker; each costs an open file and about 10 KB of memory",
         low=1,
         high=1_000_000,
     )
-    max_message_bytes: int = _setting(
+    max_message_bytes: int = setting(
         1_048_588,
         "largest record batch that is accepted; a topic's max.message.bytes wins",
         low=1,
         high=_INT32_MAX,
     )
-    frame_bytes_max: int = _setting(
+    frame_bytes_max: int = setting(
         100 * MIB,
         "largest request; a larger one closes its connection",
         low=1024,
         high=_INT32_MAX,
         section="Network",
     )
-    connections_max: int = _setting(
+    connections_max: int = setting(
         10_000, "client connections of one shard; each costs an open file", low=1, high=1_000_000
     )
-    connections_per_address_max: int = _setting(
+    connections_per_address_max: int = setting(
         _INT32_MAX, "the same of one client address, at one shard", low=1, high=_INT32_MAX
     )
-    listen_backlog: int = _setting(
+    listen_backlog: int = setting(
         1024,
         "connections of one shard that the kernel holds until they are accepted",
         low=1,
         high=65535,
     )
-    inflight_bytes_max: int = _setting(
+    inflight_bytes_max: int = setting(
         256 * MIB,
         "requests of one shard being worked on; beyond it, its sockets are not read, but one "
         "request is always let in",
         low=64 * KIB,
         high=_BYTES_MAX,
     )
-    connection_inflight_bytes_max: int = _setting(
+    connection_inflight_bytes_max: int = setting(
         16 * MIB, "the same for one connection", low=1024, high=_BYTES_MAX
     )
-    connection_requests_max: int = _setting(
+    connection_requests_max: int = setting(
         1000,
         "requests of one connection being worked on, which only Produce can be several of; beyond"
         " it, the connection is not read",
         low=1,
         high=10**6,
     )
-    request_items_max: int = _setting(
+    request_items_max: int = setting(
         ITEMS_MAX,
         "topics, partitions and other array items of one request, all its arrays together; the"
         " connection of a larger one is closed",
         low=1000,
         high=10**7,
     )
-    partial_frame_bytes_max: int = _setting(
+    partial_frame_bytes_max: int = setting(
         256 * MIB,
         "requests of one shard that have arrived in part; beyond it, the connection that holds the"
         " most of them is closed",
         low=64 * KIB,
         high=_BYTES_MAX,
     )
-    large_requests_max: int = _setting(
+    large_requests_max: int = setting(
         4,
         "requests and replies about thousands of topics or partitions that one shard works on at a"
         " time; others wait",
         low=1,
         high=1000,
     )
-    connections_max_idle_s: float = _setting(
+    connections_max_idle_s: float = setting(
         600.0, "a connection that is silent for longer is closed", low=0.01, high=10**9
     )
-    reply_bytes_max: int = _setting(
+    reply_bytes_max: int = setting(
         128 * MIB,
         "replies of one shard that clients have not taken yet; beyond it, the connection that"
         " leaves the most is closed",
         low=64 * KIB,
         high=_BYTES_MAX,
     )
-    fetch_max_bytes: int = _setting(
+    fetch_max_bytes: int = setting(
         55 * MIB, "most record bytes in one reply to a fetch", low=1024, high=_INT32_MAX
     )
-    fetch_sessions_max: int = _setting(
+    fetch_sessions_max: int = setting(
         1000,
         "incremental fetch sessions of one shard; further clients name all their partitions in"
         " each fetch",
         low=0,
         high=_INT32_MAX,
     )
-    fetch_session_bytes_max: int = _setting(
+    fetch_session_bytes_max: int = setting(
         64 * MIB,
         "memory for incremental fetch sessions of one shard, each partition of one about 1 KiB",
         low=0,
         high=_BYTES_MAX,
     )
-    cache_bytes: int = _setting(
+    cache_bytes: int = setting(
         64 * MIB,
         "newest records that one shard keeps in memory for its consumers",
         low=0,
         high=_BYTES_MAX,
         section="Storage",
     )
-    segment_bytes: int = _setting(
+    segment_bytes: int = setting(
         1 * GIB,
         "size at which a log goes on in a new file; a topic's segment.bytes wins",
         low=16 * KIB,
         high=_INT32_MAX,
     )
-    recycle_bytes: int = _setting(
+    recycle_bytes: int = setting(
         1 * GIB,
         "retired log files that one shard keeps, to be overwritten by new ones",
         low=0,
         high=_BYTES_MAX,
     )
-    checkpoint_bytes: int = _setting(
+    checkpoint_bytes: int = setting(
         64 * MIB,
         "most of a partition's log that is read again after a crash",
         low=4 * KIB,
         high=_BYTES_MAX,
     )
-    write_caching: bool = _setting(
+    write_caching: bool = setting(
         False,
         "acknowledge records before they are on disk: a power cut loses them; a topic's "
         "write.caching wins",
     )
-    flush_ms: int = _setting(
+    flush_ms: int = setting(
         100,
         "with write caching: longest that a record waits for the disk; a topic's flush.ms wins",
         low=1,
         high=_INT32_MAX,
     )
-    flush_bytes: int = _setting(
+    flush_bytes: int = setting(
         256 * KIB,
         "with write caching: most of a partition that waits for the disk; a topic's "
         "flush.bytes wins",
         low=1,
         high=_BYTES_MAX,
     )
-    producer_id_expiration_ms: int = _setting(
+    producer_id_expiration_ms: int = setting(
         86_400_000,
         "an idempotent producer that is silent for longer is forgotten",
         low=1,
         high=_INT32_MAX,
     )
-    lock_wait_s: float = _setting(
+    lock_wait_s: float = setting(
         30.0,
         "how long a start waits for writes of a killed broker that are still under way",
         low=0.0,
         high=3600.0,
     )
-    offsets_topic_num_partitions: int = _setting(
+    offsets_topic_num_partitions: int = setting(
         16,
         "partitions of __consumer_offsets, over which groups are spread; fixed once it exists",
         low=1,
         high=1000,
         section="Consumer groups",
     )
-    offsets_topic_bytes: int = _setting(
+    offsets_topic_bytes: int = setting(
         16 * MIB,
         "log of one partition of __consumer_offsets that is kept; beyond it, and beyond twice what"
         " is in force, what is in force is written anew and the rest given up",
         low=64 * KIB,
         high=_BYTES_MAX,
     )
-    offsets_retention_minutes: int = _setting(
+    offsets_retention_minutes: int = setting(
         7 * 24 * 60,
         "committed offsets are kept so long after their group became empty",
         low=1,
         high=_INT32_MAX,
     )
-    offsets_retention_check_interval_ms: int = _setting(
+    offsets_retention_check_interval_ms: int = setting(
         600_000, "how often expired offsets are looked for", low=1, high=_INT32_MAX
     )
-    offset_metadata_max_bytes: int = _setting(
+    offset_metadata_max_bytes: int = setting(
         4096, "text that a client may commit with an offset", low=0, high=32767
     )
-    group_initial_rebalance_delay_ms: int = _setting(
+    group_initial_rebalance_delay_ms: int = setting(
         0,
         "how long a new group of the classic protocol waits for more members before it assigns",
         low=0,
         high=_INT32_MAX,
     )
-    group_min_session_timeout_ms: int = _setting(
+    group_min_session_timeout_ms: int = setting(
         6_000, "shortest session timeout that a classic member may ask for", low=1, high=_INT32_MAX
     )
-    group_max_session_timeout_ms: int = _setting(
+    group_max_session_timeout_ms: int = setting(
         1_800_000, "longest such session timeout", low=1, high=_INT32_MAX
     )
-    group_max_size: int = _setting(
+    group_max_size: int = setting(
         _INT32_MAX, "members of one classic group", low=1, high=_INT32_MAX
     )
-    group_consumer_session_timeout_ms: int = _setting(
+    group_consumer_session_timeout_ms: int = setting(
         45_000,
         "a member of the consumer protocol (KIP-848) that is silent for longer is removed",
         low=1,
         high=_INT32_MAX,
     )
-    group_consumer_heartbeat_interval_ms: int = _setting(
+    group_consumer_heartbeat_interval_ms: int = setting(
         5_000, "how often such a member is told to send a heartbeat", low=1, high=_INT32_MAX
     )
-    group_consumer_max_size: int = _setting(
+    group_consumer_max_size: int = setting(
         _INT32_MAX, "members of one group of the consumer protocol", low=1, high=_INT32_MAX
     )
-    shutdown_timeout_s: float = _setting(
+    shutdown_timeout_s: float = setting(
         30.0,
         "a graceful stop that takes longer is ended by SIGKILL",
         low=0.0,
         high=3600.0,
         section="Supervision",
     )
-    restart_backoff_s: float = _setting(
+    restart_backoff_s: float = setting(
         0.1,
         "delay before a shard that died again is started: none the first time, then this, doubling",
         low=0.001,
         high=3600.0,
     )
-    restart_backoff_s_max: float = _setting(
+    restart_backoff_s_max: float = setting(
         5.0,
         "longest such delay; who has served for longer starts at once, and who has not served for"
         " that long is not named by Metadata",
         low=0.001,
         high=3600.0,
     )
-    shard_silent_s_max: float = _setting(
+    shard_silent_s_max: float = setting(
         10.0,
         "a shard that metadata changes wait for, and that gives no sign of life for so long, is"
         " killed and started again",
         low=0.1,
         high=3600.0,
     )
-    control_requests_max: int = _setting(
+    control_requests_max: int = setting(
         1000, "metadata requests of one shard that wait for the controller", low=1, high=1_000_000
     )
-    control_queue_max: int = _setting(
+    control_queue_max: int = setting(
         1024,
         "metadata changes that wait for a slow shard; beyond it, or beyond control_frame_bytes_max"
         " of bytes, it gets the whole state anew",
         low=1,
         high=1_000_000,
     )
-    control_frame_bytes_max: int = _setting(
+    control_frame_bytes_max: int = setting(
         256 * MIB,
         "largest message between the supervisor and a shard, and so of all the metadata: clients"
         " may add to it while it is below 3/4 of this",
         low=1 * MIB,
         high=_INT32_MAX,
     )
-    admin_connections_max: int = _setting(64, "HTTP connections at a time", low=1, high=10_000)
-    admin_header_bytes_max: int = _setting(
+    admin_connections_max: int = setting(64, "HTTP connections at a time", low=1, high=10_000)
+    admin_header_bytes_max: int = setting(
         16 * KIB, "largest head of an HTTP request", low=256, high=MIB
     )
-    admin_idle_s: float = _setting(
+    admin_idle_s: float = setting(
         30.0,
         "an HTTP connection that takes longer over a request, or over its reply, is closed",
         low=0.01,
         high=3600.0,
     )
-    metrics_timeout_s: float = _setting(
+    metrics_timeout_s: float = setting(
         2.0, "how long a request for metrics waits for a slow shard", low=0.01, high=60.0
     )
 
     def __post_init__(self) -> None:
-        for setting in SETTINGS.values():
-            value = getattr(self, setting.name)
-            if not setting.is_valid(value):
-                raise ConfigError(setting.name, value, setting.expected)
+        for about in SETTINGS.values():
+            value = getattr(self, about.name)
+            if not about.is_valid(value):
+                raise ConfigError(about.name, value, about.expected)
         self._check_relations()
 
     def _check_relations(self) -> None:
@@ -528,19 +426,7 @@ def _overlap(host: str, other: str) -> bool:
     return host == other
 
 
-def _describe(field: dataclasses.Field[Any]) -> Setting:
-    kind, _, optional = str(field.type).partition(" | ")
-    kind = "str" if kind == "IoBackend" else kind
-    return Setting(
-        name=field.name,
-        kind=kind,
-        optional=optional == "None",
-        default=field.default,
-        **field.metadata,
-    )
-
-
-SETTINGS = {field.name: _describe(field) for field in dataclasses.fields(Config)}
+SETTINGS = {field.name: describe(field) for field in dataclasses.fields(Config)}
 
 
 def parse_setting(name: str, text: str) -> Any:
@@ -548,29 +434,23 @@ def parse_setting(name: str, text: str) -> Any:
 
     Raises: ConfigError  for a name that does not exist, or text of the wrong type
     """
-    setting = SETTINGS.get(name)
-    if setting is None:
+    about = SETTINGS.get(name)
+    if about is None:
         raise ConfigError(name, text, "there is no such setting")
-    if setting.optional and text == "":
+    if about.optional and text == "":
         return None
-    if setting.kind == "Path" and text == "":
-        raise ConfigError(name, text, setting.expected)  # or it would be the working directory
+    if about.kind == "Path" and text == "":
+        raise ConfigError(name, text, about.expected)  # or it would be the working directory
     try:
-        return _PARSERS[setting.kind](text)
+        return _PARSERS[about.kind](text)
     except (KeyError, ValueError):
-        raise ConfigError(name, text, f"must be {setting.type_words}") from None
+        raise ConfigError(name, text, f"must be {about.type_words}") from None
 
 
 def _matched(pattern: re.Pattern[str], text: str) -> str:
     if not pattern.fullmatch(text):
         raise ValueError(text)
     return text
-
-
-def shown(value: object) -> str:
-    """A value on one line."""
-    text = str(value)
-    return repr(text) if _UNPRINTABLE.search(text) else text
 
 
 _PARSERS: dict[str, Callable[[str], Any]] = {

@@ -19,14 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rpk_py.config import (
-    SETTINGS,
-    SHARDS_PER_HOST_MAX,
-    Config,
-    ConfigError,
-    parse_setting,
-    shown,
-)
+from rpk_py.config import SETTINGS, SHARDS_PER_HOST_MAX, Config, parse_setting
+from rpk_py.setting import ConfigError, shown
 from rpk_py.startup_error import StartupError
 
 ENVIRONMENT_PREFIX = "RPK_"

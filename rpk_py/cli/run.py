@@ -34,8 +34,9 @@ from typing import NoReturn
 import click
 
 from rpk_py import cores
-from rpk_py.config import Config, ConfigError
+from rpk_py.config import Config
 from rpk_py.process_ties import adopt_orphans, die_with_parent
+from rpk_py.setting import ConfigError
 from rpk_py.settings_sources import load
 from storage.disk import lock_exclusive
 from storage.errors import LockTimeout

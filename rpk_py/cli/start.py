@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from rpk_py import __version__, cores, data_dir
-from rpk_py.config import SETTINGS, Config, ConfigError
+from rpk_py.config import SETTINGS, Config
 from rpk_py.log_setup import make_logger, resolve_format
+from rpk_py.setting import ConfigError
 from rpk_py.settings_sources import ADDRESSES, as_toml, flag_of, load
 from rpk_py.startup_error import StartupError
 from storage.device import IN_MEMORY

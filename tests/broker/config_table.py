@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rpk_py.broker_configs import BY_SETTING
-from rpk_py.config import SETTINGS, Setting
+from rpk_py.config import SETTINGS
+from rpk_py.setting import Setting
 from rpk_py.settings_sources import ADDRESSES, variable_of
 
 ROOT = Path(__file__).resolve().parents[2]

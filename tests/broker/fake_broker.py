@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from rpk_py import supervisor
-from rpk_py.config import Config, ConfigError
+from rpk_py.config import Config
 from rpk_py.log_setup import make_logger
 from rpk_py.metadata.replica import MetadataReplica, OnDelta, open_replica
 from rpk_py.metadata.requests import TopicSpec
 from rpk_py.metadata.state import ClusterState, Delta
 from rpk_py.metrics import ShardMetrics, snapshot_parts
+from rpk_py.setting import ConfigError
 from rpk_py.settings_sources import load
 from rpk_py.shard_process import FATAL_EXIT
 from rpk_py.startup_error import StartupError

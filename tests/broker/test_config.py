@@ -9,8 +9,9 @@ import pytest
 
 from rpk_py import topic_configs
 from rpk_py.broker_configs import in_force
-from rpk_py.config import SETTINGS, Config, ConfigError, Setting, parse_setting
+from rpk_py.config import SETTINGS, Config, parse_setting
 from rpk_py.config_types import SOURCE_DEFAULT, SOURCE_STATIC, SOURCE_TOPIC
+from rpk_py.setting import ConfigError, Setting
 
 DIR = Path("/data")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rpk_py.config import SETTINGS, ConfigError
+from rpk_py.config import SETTINGS
+from rpk_py.setting import ConfigError
 from rpk_py.settings_sources import load
 from tests.broker import config_table
 

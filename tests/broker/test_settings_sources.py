@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rpk_py.config import Config, ConfigError
+from rpk_py.config import Config
+from rpk_py.setting import ConfigError
 from rpk_py.settings_sources import Loaded, as_toml, load, parse_address
 from rpk_py.startup_error import StartupError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kafka_protocol.errors import ErrorCode
-from rpk_py.config import Config, ConfigError
+from rpk_py.config import Config
 from rpk_py.metadata import requests
 from rpk_py.metadata.channel import ChannelError, encode_message, read_message
 from rpk_py.metadata.config_plan import plan_alter_configs
@@ -31,6 +31,7 @@ from rpk_py.metadata.topic_plan import (
     plan_create_topics,
     plan_delete_topics,
 )
+from rpk_py.setting import ConfigError
 from rpk_py.settings_sources import as_toml, load
 from rpk_py.startup_error import StartupError
 from tests.fuzz.target import Target
