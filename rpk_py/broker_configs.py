@@ -7,8 +7,9 @@ Invariants: every field of Config is in exactly one config of BROKER_CONFIGS; a 
 only where its field is read from the Config in force at each use, in the shard or the controller.
 Names: Kafka's where Kafka has the config; else the field's with dots. `write.caching`, `flush.ms`
 and `flush.bytes` are Redpanda's names of these topic configs, here for the broker-wide values too.
-Deviations: auto.create.topics.enable, num.partitions, fetch.max.bytes and socket.request.max.bytes
-are dynamic, in Kafka they are not. What only the controller reads can be set for all nodes alone.
+Deviations: auto.create.topics.enable, num.partitions, fetch.max.bytes, socket.request.max.bytes and
+log.retention.check.interval.ms are dynamic, in Kafka they are not. What only the controller reads
+can be set for all nodes alone.
 Source: DynamicBrokerConfig and the config definitions of Apache Kafka 4.1.
 """
 
@@ -56,13 +57,15 @@ _KAFKA_NAMES = {
     "connections_max_idle_s": "connections.max.idle.ms",
     "segment_bytes": "log.segment.bytes",
 }
-_KINDS = {"connections.max.idle.ms": "long"}  # where the setting does not tell Kafka's type
+# Where the setting does not tell Kafka's type.
+_KINDS = {"connections.max.idle.ms": "long", "log.cleanup.policy": "list"}
 # Higher than the setting's own bound: who set it must still get in, past the clients that there
 # are, to set it back, and a restart does not. An admin client takes two connections, or three.
 _DYNAMIC_LOW = {"max.connections": 10, "max.connections.per.ip": 10}
 _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "boolean": lambda text: text == "true",
     "string": str,
+    "list": str,
 }  # by kind; whole numbers else
 _NODE_ID = re.compile(r"[+-]?[0-9]{1,10}")
 # Read by every shard at each use: may be set for one node, or for all.
@@ -72,7 +75,13 @@ _OF_NODES = {
     "fetch.max.bytes",
     "flush.bytes",
     "flush.ms",
+    "log.cleanup.policy",
     "log.level",
+    "log.retention.bytes",
+    "log.retention.check.interval.ms",
+    "log.retention.ms",
+    "log.roll.jitter.ms",
+    "log.roll.ms",
     "log.segment.bytes",
     "max.connections",
     "max.connections.per.ip",

@@ -34,6 +34,7 @@ IoBackend: TypeAlias = Literal["auto", "liburing", "ring", "threads"]
 
 _PORT_MAX = 65535
 _INT32_MAX = 2**31 - 1
+_INT64_MAX = 2**63 - 1
 _BYTES_MAX = 2**40  # nobody means more than a terabyte; catches a wrong unit
 _BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -270,6 +271,49 @@ class Config:
         low=0.0,
         high=3600.0,
     )
+    log_cleanup_policy: str = setting(
+        "delete",
+        "what happens to old records: deleted after a time or beyond a size, or compacted to the"
+        " newest of each key; a topic's cleanup.policy wins",
+        choices=("delete", "compact", "delete,compact", "compact,delete"),
+        section="Retention",
+    )
+    log_retention_ms: int | None = setting(
+        None,
+        "age beyond which old segments go, -1: any; unset: log_retention_minutes; a topic's"
+        " retention.ms wins",
+        low=-1,
+        high=_INT64_MAX,
+    )
+    log_retention_minutes: int | None = setting(
+        None, "the same in minutes; unset: log_retention_hours", low=-1, high=_INT32_MAX
+    )
+    log_retention_hours: int = setting(168, "the same in hours", low=-1, high=_INT32_MAX)
+    log_retention_bytes: int = setting(
+        -1,
+        "size of a partition beyond which old segments go, -1: any; a topic's retention.bytes wins",
+        low=-1,
+        high=_INT64_MAX,
+    )
+    log_retention_check_interval_ms: int = setting(
+        300_000, "how often a shard looks for what has had its time", low=1, high=_INT64_MAX
+    )
+    log_roll_ms: int | None = setting(
+        None,
+        "age at which a log goes on in a new file, since only whole files are deleted; unset:"
+        " log_roll_hours; a topic's segment.ms wins",
+        low=1,
+        high=_INT64_MAX,
+    )
+    log_roll_hours: int = setting(168, "the same in hours", low=1, high=_INT32_MAX)
+    log_roll_jitter_ms: int | None = setting(
+        None,
+        "random part of that age, so that partitions do not roll at once; unset:"
+        " log_roll_jitter_hours; a topic's segment.jitter.ms wins",
+        low=0,
+        high=_INT64_MAX,
+    )
+    log_roll_jitter_hours: int = setting(0, "the same in hours", low=0, high=_INT32_MAX)
     offsets_topic_num_partitions: int = setting(
         16,
         "partitions of __consumer_offsets, over which groups are spread; fixed once it exists",
@@ -389,6 +433,9 @@ class Config:
         self._check_relations()
 
     def _check_relations(self) -> None:
+        for name in ("log_retention_ms", "log_retention_minutes", "log_retention_hours"):
+            if getattr(self, name) == 0:
+                raise ConfigError(name, 0, "must be -1 (unlimited) or at least 1")
         for name in ("kafka_port", "advertise_port"):
             if (port := getattr(self, name)) and port + self.smp - 1 > _PORT_MAX:
                 expected = f"the last shard's port would be {port + self.smp - 1}, with"

@@ -64,10 +64,18 @@ class DescribedConfig(NamedTuple):
 
 
 def described(
-    name: str, kind: str, documentation: str, synonyms: list[Synonym], read_only: bool = False
+    name: str,
+    kind: str,
+    documentation: str,
+    synonyms: list[Synonym],
+    read_only: bool = False,
+    value: str | None = None,
 ) -> DescribedConfig:
-    """The config that has these synonyms; without any it has no value, by default."""
-    value, source = (synonyms[0].value, synonyms[0].source) if synonyms else (None, SOURCE_DEFAULT)
+    """The config that has these synonyms; without any it has no value, by default. `value`: that
+    of the first one, where it has another unit."""
+    source = synonyms[0].source if synonyms else SOURCE_DEFAULT
+    if value is None and synonyms:
+        value = synonyms[0].value
     entry = ConfigEntry(name, value, read_only, source, False)
     return DescribedConfig(entry, kind, documentation, synonyms)
 

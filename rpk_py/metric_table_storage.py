@@ -63,6 +63,31 @@ DATA: Final = Group(
                 "Much more than rpk_produced_bytes_total: many small lone batches.",
             ),
         ),
+        *rows(
+            ("reason", "shard"),
+            (
+                "rpk_deleted_segments_total",
+                "counter",
+                "Segments deleted by retention, by the config that wanted it.",
+                "Grows and the disk fills all the same: lower retention.ms or retention.bytes.",
+            ),
+            (
+                "rpk_deleted_bytes_total",
+                "counter",
+                "Their bytes, padding included.",
+                "",
+            ),
+        ),
+        *rows(
+            ("shard",),
+            (
+                "rpk_retention_checks_total",
+                "counter",
+                "Times that all partitions were looked at for what has had its time"
+                " (log.retention.check.interval.ms).",
+                "Stands still: a check takes very long; see rpk_loop_lag_seconds and the log.",
+            ),
+        ),
         Metric(
             "rpk_write_seconds",
             "histogram",

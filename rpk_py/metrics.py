@@ -27,6 +27,7 @@ from rpk_py.metric_types import (
     WRITE_BOUNDS,
     WRITE_BYTES_BOUNDS,
 )
+from storage.log_head import REASONS
 
 if TYPE_CHECKING:
     from rpk_py.partition import Partition
@@ -97,6 +98,8 @@ class ShardMetrics:
         "_write_seconds",
         "connections_dropped",
         "connections_rejected",
+        "deleted_bytes",
+        "deleted_segments",
         "errors",
         "fetch_wait_seconds",
         "loop_lag",
@@ -116,6 +119,7 @@ class ShardMetrics:
     produced_records: int
     produced_bytes: int
     duplicate_batches: int
+    retention_checks: int
     fetched_records: int
     fetched_bytes: int
 
@@ -126,6 +130,8 @@ class ShardMetrics:
         self.request_seconds = {int(key): Histogram(REQUEST_BOUNDS) for key in SUPPORTED}
         self.connections_rejected = dict.fromkeys(REJECTED, 0)  # by reason
         self.connections_dropped = dict.fromkeys(DROPPED, 0)
+        self.deleted_segments = dict.fromkeys(REASONS, 0)
+        self.deleted_bytes = dict.fromkeys(REASONS, 0)
         self.errors: dict[tuple[int, int], int] = {}  # by API and error code
         self.fetch_wait_seconds = Histogram(WAIT_BOUNDS)
         self.loop_lag = LoopLag()
@@ -180,6 +186,8 @@ class ShardMetrics:
         for name, counts in (
             ("rpk_connections_rejected_total", self.connections_rejected),
             ("rpk_connections_dropped_total", self.connections_dropped),
+            ("rpk_deleted_segments_total", self.deleted_segments),
+            ("rpk_deleted_bytes_total", self.deleted_bytes),
         ):
             rows[name] = [[reason, count] for reason, count in counts.items()]
         for name, histogram in (

@@ -208,6 +208,11 @@ class PartitionTable:
             write_caching=settings.write_caching,
             flush_ms=settings.flush_ms,
             flush_bytes=settings.flush_bytes,
+            segment_ms=settings.segment_ms,
+            segment_jitter_ms=settings.segment_jitter_ms,
+            deletes=settings.deletes,
+            retention_ms=settings.retention_ms,
+            retention_bytes=settings.retention_bytes,
         )
 
     async def _update(self, topic: TopicState | None, state: ClusterState) -> None:

@@ -22,6 +22,7 @@ from rpk_py.config import Config
 from rpk_py.context import Broker
 from rpk_py.data_dir import LOCK_NAME, RECYCLE
 from rpk_py.event_loop import new_event_loop
+from rpk_py.housekeeping import Housekeeping
 from rpk_py.journal_life import JournalOfShard
 from rpk_py.log_setup import Log, log_loop_problems, make_logger
 from rpk_py.metadata.replica import MetadataReplica, OnDelta, open_replica
@@ -97,12 +98,13 @@ async def _serve(
     table = PartitionTable(config, node_id, context, log)
     broker = Broker(node_id, config, replica, table, ProducerIds(replica), metrics, loop, log)
     _watch(metrics, broker, context, disk)
+    housekeeping = Housekeeping(broker, broker.clock_ms)
     replica.on_ask = partial(_answer, broker)
     replica.snapshot_metrics = lambda: chain(
         snapshot_parts(metrics, table), group_parts(broker.groups)
     )
     # The configs first: what a delta opens is opened with those in force.
-    replica.on_delta += [_follow_configs(broker, log), table.on_delta]
+    replica.on_delta += [_follow_configs(broker, housekeeping, log), table.on_delta]
     replica.on_delta.append(lambda delta, _state: broker.groups.on_delta(delta))
     await replica.start()
     replica.on_stop = stop.set
@@ -115,13 +117,13 @@ async def _serve(
     facts = {"backend": disk.name, "direct": direct, "block_bytes": block_bytes}
     replica.ready(**facts, journals_needed=journal.needed)
     broker.groups.start()
-    expire = loop.create_task(_expire_producers(broker))
-    lag = loop.create_task(_watch_loop(broker))
-    watermarks = loop.create_task(_watch_watermarks(broker))
+    housekeeping.start()
+    periodic = (_expire_producers, _watch_loop, _watch_watermarks)
+    tasks = [loop.create_task(work(broker)) for work in periodic]
     await stop.wait()
-    expire.cancel()
-    lag.cancel()
-    watermarks.cancel()
+    for task in tasks:
+        task.cancel()
+    await housekeeping.close()
     await server.stop()
     await broker.groups.close()
     broker.turns.close()
@@ -177,7 +179,7 @@ def _end_recovery(log: Log) -> None:
     os._exit(0)
 
 
-def _follow_configs(broker: Broker, log: Log) -> OnDelta:
+def _follow_configs(broker: Broker, housekeeping: Housekeeping, log: Log) -> OnDelta:
     """Keep `broker.config`, and what the log and open partitions take from it, as the metadata
     says."""
 
@@ -193,6 +195,7 @@ def _follow_configs(broker: Broker, log: Log) -> OnDelta:
             log.set_level(broker.config.log_level)
             broker.look_for_errors(log.debugs)
             await broker.partitions.configure(broker.config, state)
+            housekeeping.configure()
 
     return on_delta
 

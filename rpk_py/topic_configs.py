@@ -27,6 +27,7 @@ from rpk_py.config_types import (
     DescribedConfig,
     Synonym,
     described,
+    list_parts,
     value_problem,
 )
 from rpk_py.config_types import normalize as normalize_text
@@ -40,6 +41,7 @@ class TopicConfig:
     low, high, choices, also    see value_problem
     default  text of the default; None for `setting` configs
     setting  field of Config that holds the broker-wide value
+    coarser  fields that hold it where that one is unset, in order, and milliseconds of their unit
     """
 
     name: str
@@ -51,6 +53,7 @@ class TopicConfig:
     choices: tuple[str, ...] = ()
     also: int | None = None
     setting: str | None = None
+    coarser: tuple[tuple[str, int], ...] = ()
     has_effect: bool = False
 
 
@@ -75,19 +78,36 @@ def _list(
 
 
 def _of_broker(
-    name: str, kind: str, setting: str, documentation: str, low: int | None = None
+    name: str,
+    kind: str,
+    setting: str,
+    documentation: str,
+    low: int | None = None,
+    coarser: tuple[tuple[str, int], ...] = (),
 ) -> TopicConfig:
     """A config whose default is the broker's, and that has an effect."""
     high = {"int": INT_MAX, "long": LONG_MAX}.get(kind)
-    return TopicConfig(name, kind, None, documentation, low, high, setting=setting, has_effect=True)
+    return TopicConfig(
+        *(name, kind, None, documentation, low, high),
+        setting=setting,
+        coarser=coarser,
+        has_effect=True,
+    )
+
+
+_MINUTE_MS = 60_000
+_HOUR_MS = 3_600_000
 
 
 _ALL = (
-    _list(
+    TopicConfig(
         "cleanup.policy",
-        "delete",
+        "list",
+        None,
         "what happens to old records: deleted, or compacted to the newest of each key",
         choices=("compact", "delete"),
+        setting="log_cleanup_policy",
+        has_effect=True,
     ),
     TopicConfig(
         "compression.gzip.level",
@@ -167,10 +187,21 @@ _ALL = (
         "remote.log.delete.on.disable", False, "whether turning tiering off deletes what is there"
     ),
     _bool("remote.storage.enable", False, "whether old segments move to tiered storage"),
-    _long(
-        "retention.bytes", -1, "size of a partition beyond which old segments go; -1: any", -(2**63)
+    _of_broker(
+        "retention.bytes",
+        "long",
+        "log_retention_bytes",
+        "size of a partition beyond which old segments go; -1: any",
+        -(2**63),
     ),
-    _long("retention.ms", 604_800_000, "age beyond which old segments go; -1: any", -1),
+    _of_broker(
+        "retention.ms",
+        "long",
+        "log_retention_ms",
+        "age beyond which old segments go; -1: any",
+        -1,
+        (("log_retention_minutes", _MINUTE_MS), ("log_retention_hours", _HOUR_MS)),
+    ),
     _of_broker(
         "segment.bytes",
         "int",
@@ -179,10 +210,22 @@ _ALL = (
         16_384,
     ),
     _int("segment.index.bytes", 10_485_760, "largest index of a segment", 4),
-    _long(
-        "segment.jitter.ms", 0, "random part of segment.ms, so that segments do not roll at once"
+    _of_broker(
+        "segment.jitter.ms",
+        "long",
+        "log_roll_jitter_ms",
+        "random part of segment.ms, so that segments do not roll at once",
+        0,
+        (("log_roll_jitter_hours", _HOUR_MS),),
     ),
-    _long("segment.ms", 604_800_000, "age at which the log goes on in a new file", 1),
+    _of_broker(
+        "segment.ms",
+        "long",
+        "log_roll_ms",
+        "age at which the log goes on in a new file",
+        1,
+        (("log_roll_hours", _HOUR_MS),),
+    ),
     _bool(
         "unclean.leader.election.enable",
         False,
@@ -227,6 +270,9 @@ def effective_value(name: str, configs: Mapping[str, str], broker: Config) -> st
         assert config.default is not None
         return config.default
     value = BY_SETTING[config.setting].value(broker, None)
+    for setting, unit_ms in config.coarser:
+        if value is None and (text := BY_SETTING[setting].value(broker, None)) is not None:
+            value = str(max(int(text) * unit_ms, -1))
     assert value is not None
     return value
 
@@ -245,6 +291,7 @@ def describe(
             config.kind,
             config.documentation,
             _synonyms(config, configs, values),
+            value=effective_value(name, configs, values.config) if config.coarser else None,
         )
         for name, config in TOPIC_CONFIGS.items()
         if not names or name in names
@@ -257,7 +304,8 @@ def _synonyms(config: TopicConfig, configs: Mapping[str, str], values: InForce) 
     if config.setting is None:
         synonyms.append(Synonym(config.name, config.default, SOURCE_DEFAULT))
     else:
-        synonyms += synonyms_of(BY_SETTING[config.setting], values)
+        for setting in (config.setting, *(setting for setting, _ in config.coarser)):
+            synonyms += synonyms_of(BY_SETTING[setting], values)
     return synonyms
 
 
@@ -275,16 +323,34 @@ class LogSettings(NamedTuple):
     write_caching: bool
     flush_ms: int
     flush_bytes: int
+    segment_ms: int
+    segment_jitter_ms: int
+    deletes: bool
+    retention_ms: int
+    retention_bytes: int
 
 
 def log_settings(configs: Mapping[str, str], broker: Config) -> LogSettings:
     """Parse what a partition needs; values were validated when they were stored."""
+
+    def value(name: str) -> str:
+        return effective_value(name, configs, broker)
+
     return LogSettings(
-        segment_bytes=int(effective_value("segment.bytes", configs, broker)),
-        max_message_bytes=int(effective_value("max.message.bytes", configs, broker)),
-        log_append_time=effective_value("message.timestamp.type", configs, broker)
-        == "LogAppendTime",
-        write_caching=effective_value("write.caching", configs, broker) == "true",
-        flush_ms=int(effective_value("flush.ms", configs, broker)),
-        flush_bytes=int(effective_value("flush.bytes", configs, broker)),
+        segment_bytes=int(value("segment.bytes")),
+        max_message_bytes=int(value("max.message.bytes")),
+        log_append_time=value("message.timestamp.type") == "LogAppendTime",
+        write_caching=value("write.caching") == "true",
+        flush_ms=int(value("flush.ms")),
+        flush_bytes=int(value("flush.bytes")),
+        segment_ms=int(value("segment.ms")),
+        segment_jitter_ms=int(value("segment.jitter.ms")),
+        deletes=deletes(configs, broker),
+        retention_ms=int(value("retention.ms")),
+        retention_bytes=int(value("retention.bytes")),
     )
+
+
+def deletes(configs: Mapping[str, str], broker: Config) -> bool:
+    """Whether a topic's cleanup.policy contains delete."""
+    return "delete" in list_parts(effective_value("cleanup.policy", configs, broker))

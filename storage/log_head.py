@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 BY_SIZE: Final = "retention.bytes"  # why segments go
 BY_TIME: Final = "retention.ms"
+REASONS: Final = (BY_TIME, BY_SIZE)
 
 
 class Deleted(NamedTuple):

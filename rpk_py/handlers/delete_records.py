@@ -24,7 +24,7 @@ from kafka_protocol.messages.delete_records import (
     DeleteRecordsTopicResult,
 )
 from rpk_py.context import RequestContext
-from rpk_py.topic_configs import effective_value
+from rpk_py.topic_configs import deletes
 from storage.errors import StorageError
 
 HIGH_WATERMARK: Final = -1
@@ -74,8 +74,7 @@ async def _delete(ctx: RequestContext, topic: str, index: int, offset: int) -> E
     known = state.topics[topic]
     if known.internal:
         return ErrorCode.INVALID_TOPIC_EXCEPTION
-    policy = effective_value("cleanup.policy", known.configs, ctx.broker.config)
-    if "delete" not in map(str.strip, policy.split(",")):
+    if not deletes(known.configs, ctx.broker.config):
         return ErrorCode.POLICY_VIOLATION
     if offset == HIGH_WATERMARK:
         offset = partition.high_watermark

@@ -61,7 +61,7 @@ def plan_alter_configs(
                 raise Refused(ErrorCode.INVALID_REQUEST, text)
             _check_form(resource)
             if resource.kind == TOPIC:
-                changes += _plan_topic(state, resource, incremental)
+                changes += _plan_topic(state, config, resource, incremental)
             elif resource.kind == BROKER:
                 changes += _plan_broker(known, config, dynamic, resource, incremental)
             else:
@@ -96,7 +96,7 @@ def _check_form(resource: ConfigResource) -> None:
 
 
 def _plan_topic(
-    state: ClusterState, resource: ConfigResource, incremental: bool
+    state: ClusterState, config: Config, resource: ConfigResource, incremental: bool
 ) -> list[TopicConfigsChanged]:
     if not resource.name:
         text = "Default topic resources are not allowed."
@@ -112,8 +112,11 @@ def _plan_topic(
         assert value is not None
         if operation != SET:
             known = topic_configs.TOPIC_CONFIGS.get(name)
-            kind, default = (known.kind, known.default) if known is not None else (None, None)
-            value = _edited_list(name, kind, operation, configs.get(name, default or ""), value)
+            kind, old = (known.kind if known is not None else None), ""
+            if kind == "list":
+                broker = broker_configs.effective_config(config, state.broker_configs, None)
+                old = topic_configs.effective_value(name, configs, broker)
+            value = _edited_list(name, kind, operation, old, value)
         problem = topic_configs.validate(name, value)
         if problem is not None:
             raise Refused(ErrorCode.INVALID_CONFIG, problem)

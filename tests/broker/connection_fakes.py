@@ -118,6 +118,9 @@ class LogLines:
     error = exception = warning
     debugs = False
 
+    def info(self, event: str, **facts: Any) -> None:
+        """Not kept."""
+
 
 class Controller:
     """The shard's replica; its controller answers by the real rules, once `gate` is open."""

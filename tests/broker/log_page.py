@@ -284,7 +284,28 @@ EVENTS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "an index is damaged": ("it is made again from the records", "see the disk"),
         "a checkpoint cannot be written": ("a crash would cost a longer scan", "see the disk"),
         "an index cannot be written": ("the next start makes it", "see the disk"),
-        "a log start cannot be written": ("DeleteRecords failed", "see the disk"),
+        "a log start cannot be written": (
+            "DeleteRecords failed, or segments that have had their time stay",
+            "see the disk",
+        ),
+        "old segments are deleted": (
+            "they were older than retention.ms, or the partition larger than retention.bytes:"
+            " `because_of`; the log start has moved",
+            "",
+        ),
+        "retention was not enforced": (
+            "segments that have had their time stay; the next check tries again",
+            "see the disk; with an exception: report it, it is a bug",
+        ),
+        "a segment cannot be left": (
+            "all of a partition has had its time, and there is no room for the new segment that"
+            " has to exist before; it stays",
+            "see the disk",
+        ),
+        "a segment has timestamps in the future": (
+            "it stays until they are older than retention.ms, and so does all behind it",
+            "find the producer whose clock is wrong; DeleteRecords removes it at once",
+        ),
         "a segment cannot be cut at its end": ("it takes more space until the next start", ""),
         "a retired file cannot be reused": ("a new one is made", ""),
         "a file cannot be removed": ("it takes space; the next start tries again", "see the disk"),

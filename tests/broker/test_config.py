@@ -37,6 +37,10 @@ def test_node_ids_are_host_id_times_128_plus_shard() -> None:
         ("io_backend", "magic", "one of auto, liburing, ring, threads"),
         ("max_message_bytes", 200_000_000, "must not exceed frame_bytes_max"),
         ("restart_backoff_s", 9.0, "must not exceed restart_backoff_s_max"),
+        ("log_retention_ms", 0, "must be -1 .unlimited. or at least 1"),
+        ("log_retention_minutes", 0, "must be -1 .unlimited. or at least 1"),
+        ("log_retention_hours", 0, "must be -1 .unlimited. or at least 1"),
+        ("log_cleanup_policy", "delete,delete", "must be one of delete, compact"),
     ],
 )
 def test_an_error_names_the_setting_and_what_would_be_right(
@@ -229,6 +233,51 @@ def test_a_topics_own_config_wins_over_the_brokers_and_that_over_the_default() -
     assert not topic_configs.log_settings({}, plain).write_caching
     assert topic_configs.log_settings({}, cached).write_caching
     assert not topic_configs.log_settings({"write.caching": "false"}, cached).write_caching
+
+
+@pytest.mark.parametrize(
+    ("own", "settings", "retention_ms"),
+    [
+        ({}, {}, 168 * 3_600_000),
+        ({}, {"log_retention_hours": 2}, 7_200_000),
+        ({}, {"log_retention_hours": 2, "log_retention_minutes": 3}, 180_000),
+        ({}, {"log_retention_minutes": 3, "log_retention_ms": 4}, 4),
+        ({}, {"log_retention_minutes": -1}, -1),
+        ({"retention.ms": "5"}, {"log_retention_ms": 4}, 5),
+        ({"retention.ms": "0"}, {}, 0),
+    ],
+)
+def test_the_finest_unit_of_retention_counts(
+    own: dict[str, str], settings: dict[str, int], retention_ms: int
+) -> None:
+    config = Config(data_dir=DIR, **settings)
+    assert topic_configs.log_settings(own, config).retention_ms == retention_ms
+
+
+def test_the_finest_unit_of_rolling_counts() -> None:
+    config = Config(data_dir=DIR, log_roll_hours=2, log_roll_jitter_hours=1)
+    found = topic_configs.log_settings({}, config)
+    assert (found.segment_ms, found.segment_jitter_ms) == (7_200_000, 3_600_000)
+    config = dataclasses.replace(config, log_roll_ms=5, log_roll_jitter_ms=0)
+    found = topic_configs.log_settings({}, config)
+    assert (found.segment_ms, found.segment_jitter_ms) == (5, 0)
+
+
+@pytest.mark.parametrize(
+    ("own", "broker", "deletes"),
+    [
+        (None, "delete", True),
+        (None, "compact", False),
+        (None, "compact,delete", True),
+        ("", "delete", False),
+        ("compact", "delete", False),
+        ("compact,delete", "compact", True),
+    ],
+)
+def test_only_a_policy_with_delete_deletes(own: str | None, broker: str, deletes: bool) -> None:
+    config = Config(data_dir=DIR, log_cleanup_policy=broker)
+    configs = {} if own is None else {"cleanup.policy": own}
+    assert topic_configs.log_settings(configs, config).deletes is deletes
 
 
 def test_effective_configs_say_where_each_value_comes_from() -> None:

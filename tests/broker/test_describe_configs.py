@@ -93,9 +93,28 @@ def test_synonyms_of_a_topic_config_go_down_to_the_brokers_default(version: int)
     ]
     assert [(s.name, s.value, s.source) for s in retention.synonyms] == [
         ("retention.ms", "5", 1),
-        ("retention.ms", "604800000", 5),
+        ("log.retention.hours", "168", 5),
     ]
     assert bool(largest.documentation) == (version >= 3)
+
+
+def test_a_config_that_the_broker_has_in_several_units_is_told_in_its_own() -> None:
+    broker = FakeBroker(log_retention_hours=2, log_retention_minutes=3)
+    broker.add_topic("orders", 0)
+    keys = ["retention.ms", "segment.ms"]
+    (result,) = describe(broker, (TOPIC, "orders"), keys=keys, synonyms=True)
+    retention, segment = result.configs
+    assert (retention.value, retention.config_source) == ("180000", 4)
+    assert [(s.name, s.value, s.source) for s in retention.synonyms] == [
+        ("log.retention.minutes", "3", 4),
+        ("log.retention.hours", "2", 4),
+        ("log.retention.hours", "168", 5),
+    ]
+    assert (segment.value, segment.config_source) == ("604800000", 5)
+    assert [(s.name, s.value, s.source) for s in segment.synonyms] == [("log.roll.hours", "168", 5)]
+    broker.metadata.state.broker_configs = {"": {"log.retention.ms": "7"}}
+    (result,) = describe(broker, (TOPIC, "orders"), keys=keys)
+    assert (result.configs[0].value, result.configs[0].config_source) == ("7", 3)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

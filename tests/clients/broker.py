@@ -120,7 +120,8 @@ class RunningBroker:
         self.shards = shards
         self.port = free_ports(shards + 1)
         self.admin_port = self.port + shards
-        self._settings = dict(settings or {})
+        # Tests write records of long ago, which would expire under them.
+        self._settings = {"log_retention_ms": -1, **(settings or {})}
         self._pinned = pinned
         self._command = tuple(command)
         self._process: subprocess.Popen[bytes] | None = None
