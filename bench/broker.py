@@ -85,7 +85,7 @@ def sequential(broker: Broker, topic: str, count: int) -> dict[str, float]:
         probe.round_trip()
         latencies_s.append(time.perf_counter() - sent_s)
     wall_s, cpu_s = time.perf_counter() - start_s, broker.cpu_s() - cpu_s
-    return {"per_s": count / wall_s, "cpu_us": cpu_s / count * 1e6} | _quantiles(latencies_s)
+    return {"per_s": count / wall_s, "cpu_us": cpu_s / count * 1e6} | quantiles(latencies_s)
 
 
 def paced(broker: Broker, topic: str, seconds: float) -> dict[str, float]:
@@ -99,10 +99,11 @@ def paced(broker: Broker, topic: str, seconds: float) -> dict[str, float]:
             time.sleep(wait_s)
         probe.round_trip()
         latencies_s.append(time.perf_counter() - due_s)
-    return _quantiles(latencies_s)
+    return quantiles(latencies_s)
 
 
-def _quantiles(latencies_s: list[float]) -> dict[str, float]:
+def quantiles(latencies_s: list[float]) -> dict[str, float]:
+    """Median and 99th percentile in ms; sorts them."""
     latencies_s.sort()
     count = len(latencies_s)
     p99 = latencies_s[min(count * 99 // 100, count - 1)]

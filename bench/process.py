@@ -33,7 +33,7 @@ class Broker:
     """
 
     def __init__(self, data_dir: Path, shards: int = 1, options: tuple[str, ...] = ()) -> None:
-        self._data_dir = data_dir
+        self.data_dir = data_dir
         port = free_ports(shards + 1)
         self._command = [
             *(sys.executable, "-m", "rpk_py", "start", "--data-dir", str(data_dir)),
@@ -62,7 +62,7 @@ class Broker:
 
     def _facts(self) -> dict[str, object]:
         try:
-            facts: dict[str, object] = json.loads((self._data_dir / "broker.json").read_text())
+            facts: dict[str, object] = json.loads((self.data_dir / "broker.json").read_text())
         except FileNotFoundError:
             return {}
         return facts

@@ -83,6 +83,11 @@ def produce_frame(topic: str, partition: int, batch: bytes | bytearray) -> bytes
     return encode_request(request, PRODUCE_VERSION, 1, CLIENT_ID)
 
 
+def error_pos(topic: str) -> int:
+    """Where a produce answer (v9) of one partition has its error code."""
+    return 4 + 1 + 1 + (1 + len(topic)) + 1 + 4
+
+
 def create_topic(
     connection: Connection, name: str, partitions: int, configs: Mapping[str, str] = {}
 ) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from bench.compare.bench import Bench
 from bench.compare.rows import DATA_RECORDS, fill
-from bench.generators.probe import error_pos
 from bench.peers.server import (
     RETRY_S,
     Server,
@@ -24,7 +23,7 @@ from bench.peers.server import (
     tree_memory_mb,
     tree_peak_mb,
 )
-from bench.wire import Connection, Refused, create_topic, produce_frame
+from bench.wire import Connection, Refused, create_topic, error_pos, produce_frame
 from kafka_protocol.record_batch import build_batch
 
 SETTLE_S = 1.0

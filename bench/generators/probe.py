@@ -21,7 +21,7 @@ from crc32c import crc32c
 from hdrh.histogram import HdrHistogram
 
 from bench.generators.process import Work, serve
-from bench.wire import CLIENT_ID, FETCH_VERSION, Connection, leaders, produce_frame
+from bench.wire import CLIENT_ID, FETCH_VERSION, Connection, error_pos, leaders, produce_frame
 from kafka_protocol.api_key import ApiKey
 from kafka_protocol.errors import ErrorCode
 from kafka_protocol.frame import decode_response, encode_request
@@ -129,11 +129,6 @@ class Histogram:
             f"{prefix}p{p:g}_ms": values.get_value_at_percentile(p) / 1e3 for p in (50, 99, 99.9)
         }
         return points | {f"{prefix}max_ms": values.get_max_value() / 1e3}
-
-
-def error_pos(topic: str) -> int:
-    """Where a produce answer (v9) of one partition has its error code."""
-    return 4 + 1 + 1 + (1 + len(topic)) + 1 + 4
 
 
 def check(answer: memoryview, pos: int) -> None:
