@@ -31,10 +31,10 @@ from rpk_py.tasks import Tasks
 from rpk_py.topic_configs import LogSettings, log_settings
 from storage.errors import ForeignDirectory, StorageError
 from storage.log_context import LogConfig, LogContext
-from storage.open_log import open_log
+from storage.open_many import Wanted, open_logs
 from storage.recycle import discard_unopened, empty_directory
 
-OPENING_MAX = 16  # partitions that recover at the same time
+OPENING_MAX = 1024  # partitions at the same time
 SLICE_PARTITIONS = 200  # that are changed in one turn of the loop
 TRASH = "trash"
 _PARTITION_DIRECTORY = re.compile(r"(.+)-(\d+)")
@@ -162,43 +162,51 @@ class PartitionTable:
     async def _open_all(
         self, wanted: list[tuple[TopicState, PartitionState]], state: ClusterState
     ) -> None:
+        """Open those that are not open yet."""
         missing = [pair for pair in wanted if (pair[0].topic_id, pair[1].index) not in self._by_id]
         for start in range(0, len(missing), OPENING_MAX):
-            batch = missing[start : start + OPENING_MAX]
-            await asyncio.gather(*(self._open(topic, led, state) for topic, led in batch))
+            await self._open(missing[start : start + OPENING_MAX], state)
 
-    async def _open(self, topic: TopicState, led: PartitionState, state: ClusterState) -> None:
-        settings, log_config = self._settings(topic)
-        partition = Partition(
-            topic.name,
-            topic.topic_id,
-            led.index,
-            led.leader_epoch,
-            settings.max_message_bytes,
-            settings.log_append_time,
-        )
-        directory = self._config.data_dir / f"{topic.name}-{led.index}"
-        try:
-            log = await open_log(
-                self._context,
-                log_config,
-                directory,
+    async def _open(
+        self, missing: list[tuple[TopicState, PartitionState]], state: ClusterState
+    ) -> None:
+        known: dict[bytes, tuple[LogSettings, LogConfig]] = {}
+        partitions: list[Partition] = []
+        wanted: list[Wanted] = []
+        for topic, led in missing:
+            if topic.topic_id not in known:
+                known[topic.topic_id] = self._settings(topic)
+            settings, log_config = known[topic.topic_id]
+            partition = Partition(
+                topic.name,
                 topic.topic_id,
                 led.index,
-                partition.producers,
-                self._trash,
-                state.deleted_topic_ids.__contains__,
+                led.leader_epoch,
+                settings.max_message_bytes,
+                settings.log_append_time,
             )
-        except (StorageError, OSError) as error:
-            self._log.error("partition is offline", partition=directory.name, reason=str(error))
-            partition.fail(str(error), ErrorCode.KAFKA_STORAGE_ERROR)
-        except Exception as error:  # a bug of ours; the other partitions must open all the same
-            self._log.exception("partition is offline", partition=directory.name)
-            partition.fail(str(error), ErrorCode.KAFKA_STORAGE_ERROR)
-        else:
-            partition.open(log)
-        self._by_name[topic.name, led.index] = partition
-        self._by_id[topic.topic_id, led.index] = partition
+            directory = self._config.data_dir / f"{topic.name}-{led.index}"
+            partitions.append(partition)
+            wanted.append(
+                Wanted(log_config, directory, topic.topic_id, led.index, partition.producers)
+            )
+        is_deleted = state.deleted_topic_ids.__contains__
+        logs = await open_logs(self._context, wanted, self._trash, is_deleted)
+        for partition, one, log in zip(partitions, wanted, logs, strict=True):
+            if isinstance(log, Exception):
+                self._offline(partition, one.directory.name, log)
+            else:
+                partition.open(log)
+            self._by_name[partition.topic, partition.index] = partition
+            self._by_id[partition.topic_id, partition.index] = partition
+
+    def _offline(self, partition: Partition, name: str, error: Exception) -> None:
+        """It cannot be opened; the others are, all the same."""
+        if isinstance(error, StorageError | OSError):
+            self._log.error("partition is offline", partition=name, reason=str(error))
+        else:  # a bug of ours
+            self._log.error("partition is offline", partition=name, exc_info=error)
+        partition.fail(str(error), ErrorCode.KAFKA_STORAGE_ERROR)
 
     def _settings(self, topic: TopicState) -> tuple[LogSettings, LogConfig]:
         """What a topic's partitions and their logs go by."""

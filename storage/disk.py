@@ -19,7 +19,7 @@ import fcntl
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -39,6 +39,7 @@ POOL_THREADS = 8
 
 _LOCK_POLL_S = 0.005
 _READ_STALLS_MAX = 3  # one is normal where the file grows between the read and the look at its size
+_FSYNCS_MAX = 16  # one after the other
 _STATX_DIOALIGN = 0x2000
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
@@ -267,6 +268,40 @@ def lock_owner(fd: int) -> str:
     except (OSError, ValueError):
         pass
     return "another process"
+
+
+def data_end(fd: int, pos: int, size: int) -> int:
+    """Where the data of a file of `size` bytes end, from `pos` on: behind it are only holes, or
+    space that was allocated and never written, which read as zeros. Raises OSError.
+
+    Source: lseek(2). A file system that does not know answers that all is data.
+    """
+    end = pos
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return end
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+    return size
+
+
+def fsync_all(fds: Sequence[int], direct: bool) -> None:
+    """Make these files of one file system durable; of many with Direct I/O, in one go: what was
+    written is at the device then, which syncfs(2) has commit the metadata of all and fsync(2) of
+    one flush its cache (XFS leaves that out of a syncfs which has nothing to commit).
+    Raises OSError."""
+    if direct and len(fds) > _FSYNCS_MAX and hasattr(_libc, "syncfs"):
+        if _libc.syncfs(fds[0]) != 0:
+            code = ctypes.get_errno()
+            raise OSError(
+                code, f"{os.strerror(code)}, syncing the file system of {fd_path(fds[0])}"
+            )
+        fds = fds[:1]
+    for fd in fds:
+        os.fsync(fd)
 
 
 def fd_path(fd: int) -> str:

@@ -21,7 +21,6 @@ from storage.checkpoint import Checkpoint, decode_checkpoint
 from storage.disk import write_file_atomic
 from storage.errors import CorruptRecord
 from storage.index import SegmentIndex, decode_index
-from storage.journal import Entry
 from storage.log import Log
 from storage.log_context import LogConfig, LogContext, ProducerState
 from storage.log_start import give_up, names_below, start_in, trim_epochs
@@ -101,13 +100,14 @@ async def open_log(
         checked_pos = checkpoint.pos
     if segments and segments[-1].write_pos - checked_pos >= SCANNED_BYTES_MAX:
         await log.checkpoint_end()  # a crash that follows soon must not scan all of it again
-    if entries := context.journaled.get((topic_id, partition)):
-        await _append_journaled(log, entries, state)
+    await append_journaled(context, log, state)
     return log
 
 
-async def _append_journaled(log: Log, entries: list[Entry], state: ProducerState) -> None:
-    """Append what is durable in the journal and not in a segment, and have it there."""
+async def append_journaled(context: LogContext, log: Log, state: ProducerState) -> None:
+    """Append what is durable in the journal and not in a segment, and have it there; else the log
+    is closed. Raises CorruptRecord, StorageError."""
+    entries = context.journaled.get((log.topic_id, log.partition), [])
     try:
         for entry in entries:
             if entry.next_offset <= log.log_end_offset:
@@ -140,7 +140,7 @@ def _lock_segments(
     locked: set[str] = set()
     on_lock_wait = partial(context.report, "a segment is locked by another process")
     while True:
-        names = _list(directory)
+        names = file_names(directory)
         unneeded = _unneeded(directory, names)
         skipped = locked.union(unneeded)
         new = [name for name in names if name.endswith(SEGMENT_SUFFIX) and name not in skipped]
@@ -180,8 +180,12 @@ def _unneeded(directory: Path, names: list[str]) -> list[str]:
     return names_below(names, start_offset)
 
 
-def _list(directory: Path) -> list[str]:
-    return sorted(os.listdir(directory)) if directory.exists() else []
+def file_names(directory: Path) -> list[str]:
+    """What is in a partition's directory, in order; nothing where there is none. Blocks."""
+    try:
+        return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
 
 
 async def _recover(

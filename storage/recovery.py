@@ -48,7 +48,8 @@ class ScanResult:
     `end_pos` is the position after the last whole record, `next_offset` the offset after it,
     `last_header_crc` the CRC of its header. `bad` says in words what stands at `end_pos` where
     that is not the end of the file or zeros; `damage` is None unless the bad record had been
-    durable: then it says how that is known.
+    durable: then it says how that is known. `later`: behind `end_pos` stand valid headers of this
+    file, which must not come back to life.
     """
 
     end_pos: int
@@ -57,6 +58,7 @@ class ScanResult:
     record_count: int = 0
     bad: str | None = None
     damage: str | None = None
+    later: bool = False
 
 
 def scan_segment(
@@ -117,7 +119,7 @@ def scan_segment(
             f"everything before is known to have been durable"
         )
     else:
-        result.damage = yield from _find_proof(header, file_bytes, result.end_pos)
+        result.damage = yield from _find_proof(header, file_bytes, result)
     if result.damage is not None and result.bad is None:
         result.bad = "no record"
     return result
@@ -134,10 +136,10 @@ def _describe_bad_header(view: memoryview, record: RecordHeader | None) -> str |
 
 
 def _find_proof(
-    header: SegmentHeader, file_bytes: int, bad_pos: int
+    header: SegmentHeader, file_bytes: int, result: ScanResult
 ) -> Generator[tuple[int, int], memoryview, str | None]:
     """Look behind a bad record for a valid header that knew it to be durable."""
-    block_bytes = header.block_bytes
+    block_bytes, bad_pos = header.block_bytes, result.end_pos
     pos = bad_pos + block_bytes
     while pos < file_bytes:
         chunk = yield pos, SCAN_BYTES
@@ -149,6 +151,7 @@ def _find_proof(
             start = at - RECORD_MAGIC_POS
             if start >= 0 and start % block_bytes == 0:
                 later = decode_record_header(chunk[start:], header, pos + start)
+                result.later = result.later or later is not None
                 if later is not None and later.durable_pos > bad_pos:
                     return (
                         f"the record at position {pos + start} says that everything before "

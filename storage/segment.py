@@ -176,16 +176,20 @@ def create_segment(
 
 
 def open_existing(
-    path: Path, lock_wait_s: float, on_lock_wait: Callable[[str], None] | None
+    path: Path,
+    lock_wait_s: float,
+    on_lock_wait: Callable[[str], None] | None,
+    read_bytes: int = BLOCK_BYTES_MAX,
 ) -> Segment:
     """Open and lock a segment and read its header; where it ends is for recovery to say.
 
+    `read_bytes`: as many are read, a multiple of the device's blocks.
     Raises CorruptRecord for a bad header, LockTimeout, OSError.
     """
     fd, direct = open_segment(path)
     try:
         lock_exclusive(fd, lock_wait_s, on_lock_wait)
-        _memory, block = aligned_buffer(BLOCK_BYTES_MAX, BLOCK_BYTES_MAX)
+        _memory, block = aligned_buffer(read_bytes, read_bytes)
         size = os.preadv(fd, [block], 0)
         header = decode_segment_header(block[:size])
         if isinstance(header, str):

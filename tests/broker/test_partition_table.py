@@ -25,8 +25,8 @@ from rpk_py.metadata.state import (
     apply,
 )
 from rpk_py.topic_configs import log_settings
-from storage import open_log as open_log_module
 from storage.errors import CorruptRecord, LockTimeout
+from storage.open_many import open_logs
 from tests.broker.connection_fakes import NODE, OTHER_NODE, Shard, run, running, ticks, until
 from tests.broker.request_builders import BATCH, batch_of, values_of
 
@@ -258,14 +258,14 @@ def test_a_directory_that_cannot_be_read_does_not_keep_the_others_closed(
 def test_a_partition_that_cannot_be_opened_is_offline_and_the_others_serve(
     tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real_open = open_log_module.open_log
+    async def open_some(context: Any, wanted: Any, *rest: Any) -> list[Any]:
+        logs = await open_logs(context, wanted, *rest)
+        return [
+            error if one.directory.name == "bad-1" else log
+            for one, log in zip(wanted, logs, strict=True)
+        ]
 
-    async def open_log(context: Any, config: Any, directory: Path, *rest: Any) -> Any:
-        if directory.name == "bad-1":
-            raise error
-        return await real_open(context, config, directory, *rest)
-
-    monkeypatch.setattr(table_module, "open_log", open_log)
+    monkeypatch.setattr(table_module, "open_logs", open_some)
 
     async def scenario() -> None:
         async with running(tmp_path) as shard:

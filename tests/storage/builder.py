@@ -37,7 +37,7 @@ from storage.errors import DiskFailed, StorageError
 from storage.journal import Journal, open_journal, read_journals
 from storage.log import Log
 from storage.log_context import LogConfig, LogContext
-from storage.open_log import open_log
+from storage.open_many import Wanted, open_logs
 from storage.record_buffer import RecordCache
 from storage.recycle import SegmentPool
 from storage.segment import Segment
@@ -422,16 +422,11 @@ class Host:
     ) -> Driven:
         """Open or create a log. `appended` is what an earlier life of it wrote."""
         notes = Notes()
-        log = await open_log(
-            self.context,
-            self.config,
-            self.path / name,
-            topic_id,
-            partition,
-            notes,
-            self.path / "trash",
-            self.deleted_ids.__contains__,
-        )
+        wanted = Wanted(self.config, self.path / name, topic_id, partition, notes)
+        deleted = self.deleted_ids.__contains__
+        (log,) = await open_logs(self.context, [wanted], self.path / "trash", deleted)
+        if isinstance(log, Exception):
+            raise log
         owner = Recorder(log)
         log.attach(owner)
         driven = Driven(self, log, owner, notes, list(appended or ()))

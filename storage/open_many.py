@@ -1,0 +1,248 @@
+"""Open many partitions' logs: those that are plain by a few system calls each, many in one thread.
+
+A partition is plain where nothing has to be decided: it has no files yet, or one segment that
+nobody else has locked, the newest checkpoint fits it, and from there to its end stand whole records
+or nothing at all. That is what a clean stop leaves, and mostly what a kill leaves. Everything else
+is for `open_log`, which begins anew and says what is wrong.
+
+Invariants:  here nothing is changed and nothing is reported
+             records that were found behind the checkpoint may have landed without having been made
+             durable: one sync makes all of them so, before any of them is served or appended to
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from kafka_protocol.errors import DecodeError
+from kafka_protocol.record_batch import BatchHeader, iter_batches
+from storage.buffers import aligned_buffer
+from storage.checkpoint import Checkpoint, decode_checkpoint
+from storage.disk import READ_ALIGNMENT, data_end, fsync_all
+from storage.errors import StorageError
+from storage.index import SegmentIndex
+from storage.log import Log
+from storage.log_context import LogConfig, LogContext, ProducerState
+from storage.log_start import start_in, trim_epochs
+from storage.open_log import append_journaled, file_names, open_log
+from storage.recovery import ScanResult, scan_segment
+from storage.segment import (
+    CHECKPOINT_SUFFIX,
+    SEGMENT_SUFFIX,
+    TEMPORARY_SUFFIX,
+    Segment,
+    open_existing,
+)
+from storage.wal_format import BLOCK_BYTES_MAX, RecordHeader, round_up
+
+LOOKED_AT = 32  # partitions of one call in a thread, or of one turn of the loop
+RECOVERED_MAX = 64  # that take longer, or of which a journal has something, at the same time
+TAIL_BYTES_MAX = 1 << 20  # behind the checkpoint; more is no matter for a call that holds others up
+
+
+class Wanted(NamedTuple):
+    """A log to open; `state` is new, and is given what the log says. See `open_log`."""
+
+    config: LogConfig
+    directory: Path
+    topic_id: bytes
+    partition: int
+    state: ProducerState
+
+
+@dataclass(slots=True)
+class _Plain:
+    """What a plain partition holds. `scanned`: records that the checkpoint does not cover."""
+
+    segments: list[Segment] = field(default_factory=list)
+    epochs: list[tuple[int, int]] = field(default_factory=list)
+    log_start_offset: int = 0
+    checkpoint: Checkpoint | None = None
+    scanned: bool = False
+
+    def close(self) -> None:
+        for segment in self.segments:
+            os.close(segment.fd)
+
+
+class _NotPlain(Exception):
+    """For `open_log`."""
+
+
+async def open_logs(
+    context: LogContext,
+    wanted: Sequence[Wanted],
+    trash: Path,
+    is_deleted: Callable[[bytes], bool],
+) -> list[Log | Exception]:
+    """Open or create these logs. Returns, in their order, each log or why it cannot be opened.
+
+    `trash`, `is_deleted` and the exceptions are those of `open_log`.
+    """
+    run, recovering = context.disk.run, asyncio.Semaphore(RECOVERED_MAX)
+    parts = [wanted[i : i + LOOKED_AT] for i in range(0, len(wanted), LOOKED_AT)]
+    looks = await asyncio.gather(*(run(_look_at_all, context, part) for part in parts))
+    plain = [one for some in looks for one in some]
+    failed = await run(_sync, [one for one in plain if one is not None and one.scanned])
+    logs: list[Log | Exception] = []
+
+    async def recover(number: int, one: Wanted) -> None:
+        async with recovering:
+            try:
+                log = logs[number]
+                if isinstance(log, _NotPlain):
+                    logs[number] = await open_log(context, *one, trash, is_deleted)
+                elif isinstance(log, Log):
+                    await append_journaled(context, log, one.state)
+            except Exception as error:
+                logs[number] = error
+
+    work = []
+    for one, found in zip(wanted, plain, strict=True):
+        if found is None or (one.topic_id, one.partition) in context.journaled:
+            work.append(recover(len(logs), one))
+        if found is None:
+            logs.append(_NotPlain())
+        elif failed is not None and found.scanned:
+            found.close()
+            logs.append(failed)
+        else:
+            facts = found.segments, found.epochs, found.log_start_offset, found.checkpoint
+            logs.append(Log(context, *one, *facts))
+        if len(logs) % LOOKED_AT == 0:
+            await asyncio.sleep(0)  # others are served
+    await asyncio.gather(*work)
+    return logs
+
+
+def _sync(scanned: list[_Plain]) -> OSError | None:
+    """Make what was found durable; or why that failed. Blocks."""
+    segments = [segment for one in scanned for segment in one.segments]
+    try:
+        fsync_all([segment.fd for segment in segments], all(one.direct for one in segments))
+    except OSError as error:
+        return error
+    return None
+
+
+def _look_at_all(context: LogContext, wanted: Sequence[Wanted]) -> list[_Plain | None]:
+    """What these hold, None where that is not plain. Blocks."""
+    found: list[_Plain | None] = []
+    for one in wanted:
+        plain = _Plain()
+        try:
+            _look(context, one, plain)
+        except (_NotPlain, StorageError, OSError, ValueError, DecodeError):
+            plain.close()
+            found.append(None)  # open_log meets the same again and says so
+        except BaseException:
+            plain.close()
+            raise
+        else:
+            found.append(plain)
+    return found
+
+
+def _look(context: LogContext, wanted: Wanted, plain: _Plain) -> None:
+    """Find what a partition holds. Raises _NotPlain, and whatever is met. Blocks."""
+    names = file_names(wanted.directory)
+    segments = [name for name in names if name.endswith(SEGMENT_SUFFIX)]
+    if len(segments) > 1 or any(name.endswith(TEMPORARY_SUFFIX) for name in names):
+        raise _NotPlain
+    plain.log_start_offset = start_in(names)
+    if not segments:
+        if names:
+            raise _NotPlain
+        return
+    path, block_bytes = wanted.directory / segments[0], max(context.block_bytes, READ_ALIGNMENT)
+    segment = open_existing(path, 0.0, None, block_bytes)
+    plain.segments.append(segment)
+    header = segment.header
+    if header.topic_id != wanted.topic_id or header.partition != wanted.partition:
+        raise _NotPlain
+    if plain.log_start_offset < segment.base_offset:
+        raise _NotPlain
+    checkpoints = [name for name in names if name.endswith(CHECKPOINT_SUFFIX)]
+    if checkpoints:
+        plain.checkpoint = _fitting(wanted.directory / checkpoints[-1], plain, segment)
+        wanted.state.load(plain.checkpoint.state)
+    # Segments are locked now. Whoever had them until then may have gone on to another one.
+    if file_names(wanted.directory) != names:
+        raise _NotPlain
+    _look_behind(context, wanted, plain, segment)
+    trim_epochs(plain.epochs, plain.log_start_offset)
+
+
+def _fitting(path: Path, plain: _Plain, segment: Segment) -> Checkpoint:
+    """The newest checkpoint. Raises _NotPlain where it does not fit the segment."""
+    checkpoint = decode_checkpoint(path.read_bytes())
+    if (
+        checkpoint is None
+        or checkpoint.segment_base_offset != segment.base_offset
+        or checkpoint.incarnation != segment.header.incarnation
+        or checkpoint.pos > segment.allocated_bytes
+        or checkpoint.log_start_offset > plain.log_start_offset
+    ):
+        raise _NotPlain
+    plain.epochs = list(checkpoint.epochs)
+    return checkpoint
+
+
+def _look_behind(context: LogContext, wanted: Wanted, plain: _Plain, segment: Segment) -> None:
+    """Take over the checkpoint, and the records behind it where these are whole. Blocks."""
+    header, checkpoint, epochs = segment.header, plain.checkpoint, plain.epochs
+    start = header.block_bytes, header.base_offset, header.header_crc
+    if checkpoint is not None:
+        start = checkpoint.pos, checkpoint.next_offset, checkpoint.prev_header_crc
+        segment.index = SegmentIndex.from_entries(checkpoint.index)
+    journaled = context.journaled.get((wanted.topic_id, wanted.partition))
+    known_offset = max(plain.log_start_offset, journaled[0].base_offset if journaled else 0)
+    end = data_end(segment.fd, start[0], segment.allocated_bytes)
+    if end - start[0] > TAIL_BYTES_MAX:
+        raise _NotPlain
+    batches: list[BatchHeader] = []
+
+    def on_record(record: RecordHeader, body: memoryview) -> None:
+        if not epochs or record.leader_epoch > epochs[-1][0]:
+            epochs.append((record.leader_epoch, record.base_offset))
+        batches.extend(batch for _pos, batch in iter_batches(body, 0, len(body)))
+
+    result = _scan(segment, end, start, on_record, known_offset)
+    if result.bad is not None or result.damage is not None or result.later:
+        raise _NotPlain
+    if result.end_pos > segment.allocated_bytes:  # its padding is cut
+        raise _NotPlain
+    for batch in batches:
+        wanted.state.replay(batch)
+    segment.write_pos = segment.durable_pos = result.end_pos
+    segment.next_offset = result.next_offset
+    segment.last_header_crc = result.last_header_crc
+    plain.scanned = result.record_count > 0
+
+
+def _scan(
+    segment: Segment,
+    end: int,
+    start: tuple[int, int, int],
+    on_record: Callable[[RecordHeader, memoryview], None],
+    durable_offset: int,
+) -> ScanResult:
+    """Scan a segment up to `end`, behind which there are zeros. Blocks."""
+    reads = scan_segment(segment.header, end, *start, segment.index, on_record, 0, durable_offset)
+    try:
+        pos, size = next(reads)
+        while True:
+            size = min(size, round_up(max(end - pos, 0), BLOCK_BYTES_MAX))
+            view = memoryview(b"")
+            if size > 0:
+                _memory, view = aligned_buffer(size, READ_ALIGNMENT)
+                view = view[: os.preadv(segment.fd, [view], pos)]
+            pos, size = reads.send(view)
+    except StopIteration as stop:
+        result: ScanResult = stop.value
+        return result
