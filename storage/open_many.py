@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ from storage.log import Log
 from storage.log_context import LogConfig, LogContext, ProducerState
 from storage.log_start import start_in, trim_epochs
 from storage.open_log import append_journaled, file_names, open_log
-from storage.recovery import ScanResult, scan_segment
+from storage.recovery import Reads, ScanResult, scan_segment
 from storage.segment import (
     CHECKPOINT_SUFFIX,
     SEGMENT_SUFFIX,
@@ -42,6 +43,8 @@ from storage.wal_format import BLOCK_BYTES_MAX, RecordHeader, round_up
 
 LOOKED_AT = 32  # partitions of one call in a thread, or of one turn of the loop
 RECOVERED_MAX = 64  # that take longer, or of which a journal has something, at the same time
+START_BYTES = 128 << 10  # of a file, read together with its header
+TICK_NS_MAX = 100_000_000  # of a file system's clock
 TAIL_BYTES_MAX = 1 << 20  # behind the checkpoint; more is no matter for a call that holds others up
 
 
@@ -133,10 +136,11 @@ def _sync(scanned: list[_Plain]) -> OSError | None:
 def _look_at_all(context: LogContext, wanted: Sequence[Wanted]) -> list[_Plain | None]:
     """What these hold, None where that is not plain. Blocks."""
     found: list[_Plain | None] = []
+    _memory, start = aligned_buffer(START_BYTES, BLOCK_BYTES_MAX)
     for one in wanted:
         plain = _Plain()
         try:
-            _look(context, one, plain)
+            _look(context, one, plain, start)
         except (_NotPlain, StorageError, OSError, ValueError, DecodeError):
             plain.close()
             found.append(None)  # open_log meets the same again and says so
@@ -148,8 +152,9 @@ def _look_at_all(context: LogContext, wanted: Sequence[Wanted]) -> list[_Plain |
     return found
 
 
-def _look(context: LogContext, wanted: Wanted, plain: _Plain) -> None:
+def _look(context: LogContext, wanted: Wanted, plain: _Plain, start: memoryview) -> None:
     """Find what a partition holds. Raises _NotPlain, and whatever is met. Blocks."""
+    changed = _changed(wanted.directory)
     names = file_names(wanted.directory)
     segments = [name for name in names if name.endswith(SEGMENT_SUFFIX)]
     if len(segments) > 1 or any(name.endswith(TEMPORARY_SUFFIX) for name in names):
@@ -159,8 +164,7 @@ def _look(context: LogContext, wanted: Wanted, plain: _Plain) -> None:
         if names:
             raise _NotPlain
         return
-    path, block_bytes = wanted.directory / segments[0], max(context.block_bytes, READ_ALIGNMENT)
-    segment = open_existing(path, 0.0, None, block_bytes)
+    segment = open_existing(wanted.directory / segments[0], 0.0, None, start)
     plain.segments.append(segment)
     header = segment.header
     if header.topic_id != wanted.topic_id or header.partition != wanted.partition:
@@ -171,11 +175,22 @@ def _look(context: LogContext, wanted: Wanted, plain: _Plain) -> None:
     if checkpoints:
         plain.checkpoint = _fitting(wanted.directory / checkpoints[-1], plain, segment)
         wanted.state.load(plain.checkpoint.state)
-    # Segments are locked now. Whoever had them until then may have gone on to another one.
-    if file_names(wanted.directory) != names:
-        raise _NotPlain
-    _look_behind(context, wanted, plain, segment)
+    # It is locked now. Whoever had it until then may have gone on to another one.
+    if changed is None or changed != _changed(wanted.directory):
+        if file_names(wanted.directory) != names:
+            raise _NotPlain
+    _look_behind(context, wanted, plain, segment, start)
     trim_epochs(plain.epochs, plain.log_start_offset)
+
+
+def _changed(directory: Path) -> int | None:
+    """When a file came or went here last, in ns; None: so lately that another one might have the
+    same time. Blocks."""
+    try:
+        changed_ns = os.stat(directory).st_mtime_ns
+    except FileNotFoundError:
+        return None
+    return changed_ns if abs(time.time_ns() - changed_ns) > TICK_NS_MAX else None
 
 
 def _fitting(path: Path, plain: _Plain, segment: Segment) -> Checkpoint:
@@ -193,17 +208,21 @@ def _fitting(path: Path, plain: _Plain, segment: Segment) -> Checkpoint:
     return checkpoint
 
 
-def _look_behind(context: LogContext, wanted: Wanted, plain: _Plain, segment: Segment) -> None:
+def _look_behind(
+    context: LogContext, wanted: Wanted, plain: _Plain, segment: Segment, start: memoryview
+) -> None:
     """Take over the checkpoint, and the records behind it where these are whole. Blocks."""
     header, checkpoint, epochs = segment.header, plain.checkpoint, plain.epochs
-    start = header.block_bytes, header.base_offset, header.header_crc
+    begin = header.block_bytes, header.base_offset, header.header_crc
     if checkpoint is not None:
-        start = checkpoint.pos, checkpoint.next_offset, checkpoint.prev_header_crc
+        begin = checkpoint.pos, checkpoint.next_offset, checkpoint.prev_header_crc
         segment.index = SegmentIndex.from_entries(checkpoint.index)
     journaled = context.journaled.get((wanted.topic_id, wanted.partition))
     known_offset = max(plain.log_start_offset, journaled[0].base_offset if journaled else 0)
-    end = data_end(segment.fd, start[0], segment.allocated_bytes)
-    if end - start[0] > TAIL_BYTES_MAX:
+    end = segment.allocated_bytes
+    if end > len(start):
+        end = data_end(segment.fd, begin[0], end)
+    if end - begin[0] > TAIL_BYTES_MAX:
         raise _NotPlain
     batches: list[BatchHeader] = []
 
@@ -212,7 +231,8 @@ def _look_behind(context: LogContext, wanted: Wanted, plain: _Plain, segment: Se
             epochs.append((record.leader_epoch, record.base_offset))
         batches.extend(batch for _pos, batch in iter_batches(body, 0, len(body)))
 
-    result = _scan(segment, end, start, on_record, known_offset)
+    reads = scan_segment(header, end, *begin, segment.index, on_record, 0, known_offset)
+    result = _drive(reads, segment.fd, end, start)
     if result.bad is not None or result.damage is not None or result.later:
         raise _NotPlain
     if result.end_pos > segment.allocated_bytes:  # its padding is cut
@@ -225,23 +245,18 @@ def _look_behind(context: LogContext, wanted: Wanted, plain: _Plain, segment: Se
     plain.scanned = result.record_count > 0
 
 
-def _scan(
-    segment: Segment,
-    end: int,
-    start: tuple[int, int, int],
-    on_record: Callable[[RecordHeader, memoryview], None],
-    durable_offset: int,
-) -> ScanResult:
-    """Scan a segment up to `end`, behind which there are zeros. Blocks."""
-    reads = scan_segment(segment.header, end, *start, segment.index, on_record, 0, durable_offset)
+def _drive(reads: Reads, fd: int, end: int, start: memoryview) -> ScanResult:
+    """Feed a scan of a file up to `end`, of which `start` holds the first bytes. Blocks."""
     try:
         pos, size = next(reads)
         while True:
-            size = min(size, round_up(max(end - pos, 0), BLOCK_BYTES_MAX))
-            view = memoryview(b"")
-            if size > 0:
-                _memory, view = aligned_buffer(size, READ_ALIGNMENT)
-                view = view[: os.preadv(segment.fd, [view], pos)]
+            if end <= len(start):
+                view = start[pos:end]
+            else:
+                _memory, view = aligned_buffer(
+                    min(size, round_up(max(end - pos, 0), BLOCK_BYTES_MAX)), READ_ALIGNMENT
+                )
+                view = view[: os.preadv(fd, [view], pos)]
             pos, size = reads.send(view)
     except StopIteration as stop:
         result: ScanResult = stop.value

@@ -179,19 +179,20 @@ def open_existing(
     path: Path,
     lock_wait_s: float,
     on_lock_wait: Callable[[str], None] | None,
-    read_bytes: int = BLOCK_BYTES_MAX,
+    start: memoryview | None = None,
 ) -> Segment:
     """Open and lock a segment and read its header; where it ends is for recovery to say.
 
-    `read_bytes`: as many are read, a multiple of the device's blocks.
+    `start`: an aligned buffer of BLOCK_BYTES_MAX or more for the first bytes of the file.
     Raises CorruptRecord for a bad header, LockTimeout, OSError.
     """
     fd, direct = open_segment(path)
     try:
         lock_exclusive(fd, lock_wait_s, on_lock_wait)
-        _memory, block = aligned_buffer(read_bytes, read_bytes)
-        size = os.preadv(fd, [block], 0)
-        header = decode_segment_header(block[:size])
+        if start is None:
+            _memory, start = aligned_buffer(BLOCK_BYTES_MAX, BLOCK_BYTES_MAX)
+        read = os.preadv(fd, [start], 0)
+        header = decode_segment_header(start[:read])
         if isinstance(header, str):
             raise CorruptRecord(f"{path}: {header}")
         if path.name != file_name(header.base_offset, SEGMENT_SUFFIX):
