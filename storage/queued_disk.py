@@ -78,6 +78,7 @@ class QueuedDisk:
         "_prepared",
         "_queue",
         "_reads_held",
+        "_reads_open",
         "_reads_started",
         "_retries",
         "_retry_handle",
@@ -107,7 +108,7 @@ class QueuedDisk:
         self._closed = self._failed = False
         self._wrote_s = -WRITES_RECENT_S
         self._reads_held: deque[tuple[int, memoryview, int, Done]] = deque()
-        self._reads_started = 0
+        self._reads_started = self._reads_open = 0
         loop.add_reader(queue.fd, self._reap)
 
     @property
@@ -116,7 +117,8 @@ class QueuedDisk:
         if self._failed or self._closed:
             return self._interrupted
         waiting = len(self._overflow) + len(self._reads_held)
-        return SLOTS - len(self._free) + waiting + self._interrupted
+        between = self._reads_open - self._reads_started - len(self._reads_held)  # two pieces
+        return SLOTS - len(self._free) + waiting + self._interrupted + max(between, 0)
 
     def write(self, fd: int, view: memoryview, pos: int, done: Done) -> None:
         """See Disk.write."""
@@ -137,7 +139,12 @@ class QueuedDisk:
 
     async def read(self, fd: int, pos: int, size: int) -> memoryview:
         """See Disk.read."""
-        view = await read_whole(self._read_some, fd, pos, size)
+        self._reads_open += 1
+        try:
+            view = await read_whole(self._read_some, fd, pos, size)
+        finally:
+            self._reads_open -= 1
+            self._wake_idle()
         self.read_bytes += len(view)
         return view
 
@@ -265,6 +272,9 @@ class QueuedDisk:
             self._interrupted += 1
             self._loop.call_soon(self._deliver_rest, finished)
             raise
+        self._wake_idle()
+
+    def _wake_idle(self) -> None:
         if self._idle is not None and not self.in_flight:
             self._idle.set_result(None)
             self._idle = None
