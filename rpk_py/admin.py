@@ -1,4 +1,4 @@
-"""Admin HTTP: GET /v1/status/ready, GET /metrics and GET /v1/groups/GROUP/history.
+"""Admin HTTP: GET /v1/status/ready and live, GET /metrics and GET /v1/groups/GROUP/history.
 
 Which process: supervisor.  HTTP/1.1 by h11 (sans-io) over asyncio streams; h11 is imported with
 the first request, to keep it out of the start.  Invariants: a connection that does not complete a
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _JSON = "application/json"
 _READ_BYTES = 16 * 1024
 _GROUP_HISTORY = re.compile(r"/v1/groups/([^/]*)/history")
+READY, LIVE = "/v1/status/ready", "/v1/status/live"
 SCRAPES_MAX = 4  # each holds the snapshots of all shards until its client has taken the reply
 
 _Body: TypeAlias = bytes | AsyncIterator[bytes]
@@ -92,8 +93,8 @@ class AdminServer:
         is sent, or was not."""
         path = target.partition("?")[0]
         group = _GROUP_HISTORY.fullmatch(path)
-        if group is None and path not in ("/v1/status/ready", "/metrics"):
-            known = "GET /v1/status/ready, GET /metrics, GET /v1/groups/GROUP/history"
+        if group is None and path not in (READY, LIVE, "/metrics"):
+            known = f"GET {READY}, GET {LIVE}, GET /metrics, GET /v1/groups/GROUP/history"
             return 404, _JSON, _error(f"there is no {path} here, only: {known}")
         if method != "GET":
             return 405, _JSON, _error(f"{path} answers to GET only, not to {method}")
@@ -106,7 +107,7 @@ class AdminServer:
             self._scrapes.add(client)
             return 200, "text/plain; version=0.0.4; charset=utf-8", await self._metrics()
         ready, body = self._status()
-        return (200 if ready else 503), _JSON, json.dumps(body).encode() + b"\n"
+        return (200 if ready or path == LIVE else 503), _JSON, json.dumps(body).encode() + b"\n"
 
     async def _answer_history(self, group_id: str) -> tuple[int, str, _Body]:
         history = await self._history(group_id)

@@ -164,8 +164,12 @@ class PartitionTable:
     ) -> None:
         """Open those that are not open yet."""
         missing = [pair for pair in wanted if (pair[0].topic_id, pair[1].index) not in self._by_id]
+        progress = self._context.progress
+        progress.partitions += len(missing)
         for start in range(0, len(missing), OPENING_MAX):
-            await self._open(missing[start : start + OPENING_MAX], state)
+            some = missing[start : start + OPENING_MAX]
+            await self._open(some, state)
+            progress.open += len(some)
 
     async def _open(
         self, missing: list[tuple[TopicState, PartitionState]], state: ClusterState

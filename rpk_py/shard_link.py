@@ -45,6 +45,7 @@ class ShardLink:
         self.pid: int | None = None
         self.state = STARTING
         self.info: dict[str, Any] = {}  # what the shard said with "ready"
+        self.recovery: dict[str, Any] = {}  # how far it is with it, as it said last
         self.restarts = 0
         self.backoff_s = 0.0  # delay before the next start: none for one that has lived
         self.ready_since_s: float | None = None  # loop time
@@ -72,6 +73,7 @@ class ShardLink:
         assert self.pid is None
         self.pid = pid
         self.state = STARTING
+        self.recovery = {}
         self.silent_checks = 0
         self._clear()
 

@@ -210,11 +210,11 @@ class Supervisor:
         elif kind == "answer":
             shard.answered(message)
         elif kind == "alive":
-            pass  # that it came is the message
+            shard.recovery = message.get("recovery", {})
         elif kind == "ready":
             shard.state = shard_link.READY
             self._controller.serves(shard.node_id)
-            shard.info = message["info"]
+            shard.info, shard.recovery = message["info"], {}
             shard.ready_since_s = asyncio.get_running_loop().time()
             if shard.overdue is not None:
                 shard.overdue.cancel()
@@ -503,6 +503,7 @@ class Supervisor:
                 "restarts": shard.restarts,
                 "ended_by": shard.ended_by,
                 "in_metadata": shard.node_id in self._state.nodes,
+                **({"recovery": shard.recovery} if shard.recovery else {}),
                 **shard.info,
             }
             for shard in self._shards

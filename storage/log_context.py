@@ -13,6 +13,7 @@ from storage.committer import Committer
 from storage.disk import Disk
 from storage.errors import StorageError
 from storage.journal import Entries
+from storage.progress import Progress
 from storage.record_buffer import RecordCache
 from storage.recycle import SegmentPool
 
@@ -65,6 +66,7 @@ class LogContext:
     `report`: tells the operator, given the event's name, which never changes, and a sentence
     `journaled`: what journals hold of partitions that are not open yet
     `looks_inside`: held by the search that looks into a batch, see timestamps.py
+    `progress`: how far the opening of logs is
     """
 
     disk: Disk
@@ -79,3 +81,4 @@ class LogContext:
     report: Callable[[str, str], None]
     journaled: Entries = field(default_factory=dict)
     looks_inside: asyncio.Lock = field(default_factory=asyncio.Lock)
+    progress: Progress = field(default_factory=Progress)

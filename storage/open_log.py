@@ -393,14 +393,21 @@ async def _settle(context: LogContext, segment: Segment, result: ScanResult) -> 
 
 async def _drive(context: LogContext, segment: Segment, reads: Reads) -> ScanResult:
     """Feed a scan from the disk."""
+    progress, read = context.progress, 0
+    pos, size = next(reads)
+    wanted = max(segment.allocated_bytes - pos, 0)
+    progress.scan_bytes += wanted
     try:
-        pos, size = next(reads)
         while True:
             size = min(size, round_up(max(segment.allocated_bytes - pos, 0), BLOCK_BYTES_MAX))
             chunk = memoryview(b"")
             if size > 0:
                 chunk = await context.disk.read(segment.fd, pos, size)
+                read += len(chunk)
+                progress.scanned_bytes += len(chunk)
             pos, size = reads.send(chunk)
     except StopIteration as stop:
         result: ScanResult = stop.value
         return result
+    finally:
+        progress.scan_bytes += read - wanted  # less where it ends early, more where it looks twice

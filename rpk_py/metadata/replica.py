@@ -74,6 +74,7 @@ class MetadataReplica:
     on_stop     the supervisor asks for a graceful stop
     on_all_ready  every shard serves: what dead ones left in their journals is in segments
     on_lost     the supervisor is gone: the shard must end
+    progress    how far recovery is; told with each sign of life until this shard is ready
     on_ask            answers what the supervisor asks of this shard: {"what": ..., ...}, at once
     snapshot_metrics  answers a metrics request with JSON-able parts, one a turn of the loop
     """
@@ -98,6 +99,7 @@ class MetadataReplica:
         self.on_lost: Callable[[], None] = _nothing
         self.snapshot_metrics: Callable[[], Iterable[Json]] = tuple
         self.on_ask: Callable[[Json], Json | None] = lambda message: None
+        self.progress: Callable[[], Json] = dict
         self._reader = reader
         self._writer = writer
         self._log = log
@@ -113,7 +115,7 @@ class MetadataReplica:
         self._snapshot_wanted = True  # nothing is applied before the first snapshot
         self._serve_from: int | None = None  # revision; before it is applied nothing is served
         self._may_serve = asyncio.Event()
-        self._is_lost = False
+        self._is_lost = self._is_ready = False
         self._auto_creating: set[str] = set()
         self._auto_waiting: list[str] = []  # of those, the ones that no request carries yet
         self._log_limit = LogLimit()
@@ -137,6 +139,7 @@ class MetadataReplica:
 
     def ready(self, **info: object) -> None:
         """Tell the supervisor that this shard serves; `info` goes to its banner and status."""
+        self._is_ready = True
         self._send({"type": "ready", "info": info})
 
     async def close(self) -> None:
@@ -404,7 +407,8 @@ class MetadataReplica:
         while True:
             await asyncio.sleep(self._alive_interval_s)
             if not self._unsent_bytes:
-                self._send({"type": "alive"})
+                recovery = {} if self._is_ready else {"recovery": self.progress()}
+                self._send({"type": "alive", **recovery})
 
     @property
     def _unsent_bytes(self) -> int:

@@ -78,6 +78,11 @@ EVENTS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "a second signal: shards are killed",
             "nothing that was acknowledged is lost; the next start has more to read",
         ),
+        "recovering": (
+            "a start opens partitions and scans what no checkpoint covers: how many are open, how"
+            " much is scanned, and about how long the rest takes",
+            "wait; GET /v1/status/ready tells the same, and /v1/status/live answers 200 meanwhile",
+        ),
         "stopped before it served": ("a shard was stopped while it recovered", ""),
         "shards are killed: they did not stop in time": (
             "a graceful stop took longer than `shutdown_timeout_s`",
