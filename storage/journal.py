@@ -55,7 +55,8 @@ STORES_A_WRITE = 8  # records that go to segments with each journal write, at le
 SUFFIX = ".journal"
 NO_TOPIC = bytes(16)
 ADVICE = (
-    "restore the file, or move it away to go on without what was acknowledged and is only there"
+    "restore the file, or go on without what was acknowledged and is only there: 'rpk-py debug "
+    "journal DIR' shows it and sets it aside"
 )
 _ENTRY = Struct(">16siiqqI")
 

@@ -42,7 +42,8 @@ SCANNED_BYTES_MAX = 4 << 20  # of a log, without a new checkpoint behind them
 
 ADVICE = (
     "nothing was cut and nothing of it is served. Keep a copy of the directory, look at it with "
-    "'rpk-py debug wal FILE', restore it from a replica or backup, or delete the topic"
+    "'rpk-py debug partition DIR', restore it from a replica or backup, end it before the damage "
+    "('rpk-py debug cut'), or delete the topic"
 )
 
 

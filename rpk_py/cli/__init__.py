@@ -112,7 +112,11 @@ def _completion() -> click.Command:
 
 def _debug() -> click.Command:
     from rpk_py.cli.debug import debug
+    from rpk_py.cli.debug_files import partition, verify
+    from rpk_py.cli.debug_repair import cut_log, journal, rebuild_index
 
+    for command in (verify, partition, rebuild_index, cut_log, journal):
+        debug.add_command(command)
     return debug
 
 

@@ -1,8 +1,8 @@
 """`rpk-py debug`: look into files of a data directory.
 
-Which process: the operator's, beside a running broker or without one. Nothing is ever written or
-locked: files are opened read-only, and a segment that a broker is writing is read up to the record
-that is on its way.
+Which process: the operator's, beside a running broker or without one. Nothing is written or locked
+here: files are opened read-only, and a segment that a broker is writing is read up to the record
+that is on its way. debug_files.py looks at directories, debug_repair.py changes them on request.
 
 `wal` reads a segment as recovery does and uses all that recovery knows: the chain of headers, what
 later headers, the checkpoints, the index file and the next segment say had been durable. Unlike
@@ -63,7 +63,7 @@ Emit = Callable[[str, dict[str, Any]], None]
 
 @click.group()
 def debug() -> None:
-    """Look into files of a data directory; nothing is ever written."""
+    """Look into files of a data directory; nothing is written unless --yes says so."""
 
 
 @debug.command()
@@ -93,7 +93,7 @@ def wal(files: tuple[Path, ...], records: bool, limit: int, output: str) -> None
     Exit code: 0 clean or a torn tail, 1 damage, 2 no segment.
     """
     emit = _emit_json if output == "json" else _emit_text
-    codes = [_Inspection(path, emit, limit if records else 0).run() for path in files]
+    codes = [Inspection(path, emit, limit if records else 0).run() for path in files]
     sys.exit(max(codes))
 
 
@@ -152,8 +152,12 @@ class _Totals:
     bad_batches: list[str] = field(default_factory=list)
 
 
-class _Inspection:
-    """One file: prints what is in it through `emit`; at most `records_left` Kafka records."""
+class Inspection:
+    """One file: tells what is in it through `emit`; at most `records_left` Kafka records.
+
+    After `run` on a segment, `header` is its header, `index` what its records make of it, `result`
+    where they end.
+    """
 
     def __init__(self, path: Path, emit: Emit, records_left: int) -> None:
         self._path = path
@@ -161,6 +165,9 @@ class _Inspection:
         self._show_records = records_left > 0
         self._records_left = records_left
         self._totals = _Totals()
+        self.header: SegmentHeader | None = None
+        self.index = SegmentIndex()
+        self.result: ScanResult | None = None
 
     def run(self) -> int:
         """Inspect the file. Returns its exit code."""
@@ -185,9 +192,10 @@ class _Inspection:
             facts = {"path": str(self._path), "reason": header}
             self._emit("error", facts | ({"advice": KEEP} if ours else {}))
             return DAMAGED if ours else NO_SEGMENT
+        self.header = header
         self._emit("segment", _segment_facts(self._path, header, file.size))
         known = _known_durable(self._path, header)
-        result = self._scan(file, header, known)
+        self.result = result = self._scan(file, header, known)
         self._show_bad_record(file, header, result)
         return self._conclude(file, header, known, result)
 
@@ -196,8 +204,7 @@ class _Inspection:
         start = header.block_bytes, header.base_offset, header.header_crc
         durable = known.durable_pos, known.durable_offset
         for _ in range(RESCANS_MAX):
-            index = SegmentIndex()
-            reads = scan_segment(header, file.size, *start, index, self._on_record, *durable)
+            reads = scan_segment(header, file.size, *start, self.index, self._on_record, *durable)
             result = _drive(reads, file)
             if result.record_count == 0 or (result.bad is None and result.damage is None):
                 break

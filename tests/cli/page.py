@@ -48,9 +48,9 @@ the variable `RPK_BROKERS` counts, and then `127.0.0.1:9092`.
 | 3 | no broker answers, or what answers is none |
 | 130 | interrupted |
 
-`cluster health` also ends with 1 when the cluster is not healthy. `run` and `debug wal` have codes
-of their own, told below. A command that takes several names does what it can: it tells the result
-of each and ends with 1 if one failed.
+`cluster health` also ends with 1 when the cluster is not healthy. `run`, `durability` and `debug`
+have codes of their own, told below. A command that takes several names does what it can: it tells
+the result of each and ends with 1 if one failed.
 
 ## Output
 

@@ -37,7 +37,7 @@ async def assert_offline(host: Host, words: str, name: str = "events-0") -> None
         await host.open(name)
     assert contents(host.path / name) == before
     assert "nothing was cut" in str(caught.value)
-    assert "rpk-py debug wal" in str(caught.value)
+    assert "rpk-py debug partition" in str(caught.value)
 
 
 @pytest.mark.parametrize("where", ["header", "body"])
