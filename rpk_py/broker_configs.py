@@ -64,6 +64,7 @@ _KINDS = {"connections.max.idle.ms": "long", "log.cleanup.policy": "list"}
 _DYNAMIC_LOW = {"max.connections": 10, "max.connections.per.ip": 10}
 _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "boolean": lambda text: text == "true",
+    "double": float,
     "string": str,
     "list": str,
 }  # by kind; whole numbers else
@@ -75,6 +76,8 @@ _OF_NODES = {
     "fetch.max.bytes",
     "flush.bytes",
     "flush.ms",
+    "log.cleaner.backoff.ms",
+    "log.cleaner.io.max.bytes.per.second",
     "log.cleanup.policy",
     "log.level",
     "log.retention.bytes",
@@ -89,6 +92,7 @@ _OF_NODES = {
     "partial.frame.bytes.max",
     "producer.id.expiration.ms",
     "reply.bytes.max",
+    "segment.rewrite",
     "socket.request.max.bytes",
     "write.caching",
 }

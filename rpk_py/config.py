@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,6 +259,21 @@ class Config:
         "flush.bytes wins",
         low=1,
         high=_BYTES_MAX,
+    )
+    segment_rewrite: bool = setting(
+        True, "write log files that are full again without padding, where that saves much"
+    )
+    log_cleaner_backoff_ms: int = setting(
+        15_000,
+        "how often a shard looks for log files to rewrite or to compact",
+        low=1,
+        high=_INT32_MAX,
+    )
+    log_cleaner_io_max_bytes_per_second: float = setting(
+        sys.float_info.max,
+        "most that rewriting and compaction read and write together",
+        low=64.0 * KIB,
+        high=sys.float_info.max,
     )
     producer_id_expiration_ms: int = setting(
         86_400_000,

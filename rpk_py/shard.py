@@ -17,7 +17,9 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+from rpk_py.background_process import BackgroundProcess
 from rpk_py.broker_configs import effective_config
+from rpk_py.cleaner import clean
 from rpk_py.config import Config
 from rpk_py.context import Broker
 from rpk_py.data_dir import LOCK_NAME, RECYCLE
@@ -101,6 +103,7 @@ async def _serve(
     broker = Broker(node_id, config, replica, table, ProducerIds(replica), metrics, loop, log)
     _watch(metrics, broker, context, disk)
     housekeeping = Housekeeping(broker, broker.clock_ms)
+    background = context.background = _background(broker)
     replica.on_ask = partial(_answer, broker)
     replica.snapshot_metrics = lambda: chain(
         snapshot_parts(metrics, table), group_parts(broker.groups)
@@ -120,12 +123,13 @@ async def _serve(
     replica.ready(**facts, journals_needed=journal.needed)
     broker.groups.start()
     housekeeping.start()
-    periodic = (_expire_producers, _watch_loop, _watch_watermarks)
+    periodic = (_expire_producers, _watch_loop, _watch_watermarks, clean)
     tasks = [loop.create_task(work(broker)) for work in periodic]
     await stop.wait()
     for task in tasks:
         task.cancel()
     await housekeeping.close()
+    await background.close()
     await server.stop()
     await broker.groups.close()
     broker.turns.close()
@@ -152,6 +156,12 @@ def _log_context(
         now_ms=lambda: time.time_ns() // 1_000_000,
         rng=random.SystemRandom(),
         report=log.report,
+    )
+
+
+def _background(broker: Broker) -> BackgroundProcess:
+    return BackgroundProcess(
+        broker.config.data_dir, lambda: broker.config.log_cleaner_io_max_bytes_per_second
     )
 
 

@@ -123,7 +123,9 @@ class ColdReader:
             read.done.set_result(records)
         if read.next_offset < 0:
             self._note_end(records[-1].next_offset, read.segment, end_pos, read.wanted_bytes)
-        fresh = [record for record in records if self._spans.add(record)]
+        # What a replaced segment held is laid out otherwise now: it must not stand beside that.
+        replaced = read.segment.replaced
+        fresh = [record for record in records if not replaced and self._spans.add(record)]
         if 2 * sum(record.size for record in fresh) < len(chunk):
             for record in fresh:  # a few slices must not keep the whole chunk in memory
                 record.body = memoryview(bytes(record.body))

@@ -33,3 +33,7 @@ class LockTimeout(StorageError):
 
 class DiskUnavailable(StorageError):
     """The disk backend that the configuration names cannot be used on this machine."""
+
+
+class Stopped(StorageError):
+    """Work in the background was told to stop, before it had changed anything."""

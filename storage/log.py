@@ -27,6 +27,7 @@ from storage.log_context import LogConfig, LogContext, LogOwner, ProducerState
 from storage.log_head import Deleted, LogHead
 from storage.record_buffer import RecordBuffer, Spans
 from storage.recycle import discard_directory
+from storage.rewrite import Rewriter
 from storage.rolling import SegmentRoller
 from storage.segment import (
     CHECKPOINT_SUFFIX,
@@ -90,6 +91,8 @@ class Log:
         self._idle_waiters: list[asyncio.Future[None]] = []
         self.closing = self._closed = False
         self._cold_reader = ColdReader(directory, context, self._spans, self.spawn)
+        self.changing = asyncio.Lock()  # held while the start moves, or segments are replaced
+        self.rewriter = Rewriter(self, context, segments, self._spans)
 
     def configure(self, config: LogConfig) -> None:
         """Go on with other settings.
@@ -156,6 +159,16 @@ class Log:
     def fail(self, error: StorageError) -> None:
         """Take the log out of service; only the first failure counts."""
         self._appender.fail(error)
+
+    @property
+    def usable(self) -> bool:
+        """Neither failed nor closing."""
+        return self._appender.failed is None and not self.closing
+
+    @property
+    def checkpoint_base(self) -> int:
+        """Base offset of the segment that the newest checkpoint points into, -1: there is none."""
+        return self._head.checkpoint_base
 
     @property
     def failed(self) -> StorageError | None:
@@ -460,6 +473,7 @@ class Log:
                 await self._context.disk.run(os.close, fd)
 
     async def _until_idle(self) -> None:
+        self.rewriter.stop()
         while not self._appender.idle and self.failed is None:
             await self._wait_idle_change()
         while self.failed is not None and self._appender.in_flight_count:

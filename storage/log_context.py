@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from kafka_protocol.record_batch import BatchHeader
+from storage.background import Background
 from storage.committer import Committer
 from storage.disk import Disk
 from storage.errors import StorageError
@@ -65,6 +66,7 @@ class LogContext:
     `lock_wait_s`: how long a segment that another process has locked is waited for
     `report`: tells the operator, given the event's name, which never changes, and a sentence
     `journaled`: what journals hold of partitions that are not open yet
+    `background`: who rewrites segments; None: a thread of the disk
     `looks_inside`: held by the search that looks into a batch, see timestamps.py
     `progress`: how far the opening of logs is
     """
@@ -80,5 +82,6 @@ class LogContext:
     rng: random.Random
     report: Callable[[str, str], None]
     journaled: Entries = field(default_factory=dict)
+    background: Background | None = None
     looks_inside: asyncio.Lock = field(default_factory=asyncio.Lock)
     progress: Progress = field(default_factory=Progress)

@@ -46,7 +46,7 @@ class LogHead:
         self._log = log
         self._context = context
         self._segments = segments
-        self._checkpoint_base = checkpoint_base
+        self.checkpoint_base = checkpoint_base
         self._future_told = -1  # base offset of the segment that the operator was told of
 
     # -- retention -------------------------------------------------------------------------
@@ -115,15 +115,16 @@ class LogHead:
     async def _move_start(self, start_offset: int) -> None:
         log, run, report = self._log, self._context.disk.run, self._context.report
         try:
-            await run(move_start, log.directory, start_offset)
+            async with log.changing:
+                await run(move_start, log.directory, start_offset)
+                if start_offset > log.log_start_offset:  # else another call was faster
+                    log.log_start_offset = start_offset
+                    trim_epochs(log.epochs, start_offset)
+                    self._retire_unneeded()
         except DiskFailed as error:
             return log.fail(error)
         except OSError as error:
             return report("a log start cannot be written", f"{log.directory.name}: {error}")
-        if start_offset > log.log_start_offset:  # else another call was faster
-            log.log_start_offset = start_offset
-            trim_epochs(log.epochs, start_offset)
-            self._retire_unneeded()
         try:
             await run(remove_superseded, log.directory, start_offset)
         except OSError as error:  # the largest one counts
@@ -131,14 +132,14 @@ class LogHead:
 
     def checkpoint_written(self, segment_base_offset: int) -> None:
         """A checkpoint that points into that segment is on the disk."""
-        self._checkpoint_base = max(self._checkpoint_base, segment_base_offset)
+        self.checkpoint_base = max(self.checkpoint_base, segment_base_offset)
         self._retire_unneeded()
 
     def _retire_unneeded(self) -> None:
         """Retire what lies wholly below the start and before the segment from which recovery
         would replay the producers."""
         log, segments = self._log, self._segments
-        needed = min(log.log_start_offset, self._checkpoint_base)
+        needed = min(log.log_start_offset, self.checkpoint_base)
         count = bisect_right(segments, needed, key=_base_offset) - 1
         if count > 0 and not log.closing:  # the next start removes it as well
             retired, segments[:count] = segments[:count], []

@@ -18,7 +18,7 @@ from pathlib import Path
 from kafka_protocol.errors import DecodeError
 from kafka_protocol.record_batch import iter_batches
 from storage.checkpoint import Checkpoint, decode_checkpoint
-from storage.disk import write_file_atomic
+from storage.disk import fsync_dir, write_file_atomic
 from storage.errors import CorruptRecord
 from storage.index import SegmentIndex, decode_index
 from storage.log import Log
@@ -26,6 +26,7 @@ from storage.log_context import LogConfig, LogContext, ProducerState
 from storage.log_start import give_up, names_below, start_in, trim_epochs
 from storage.recovery import OnRecord, Reads, ScanResult, scan_segment
 from storage.recycle import discard_directory
+from storage.replacement import told_end
 from storage.segment import (
     CHECKPOINT_SUFFIX,
     INDEX_SUFFIX,
@@ -68,7 +69,8 @@ async def open_log(
     run = context.disk.run
     segments: list[Segment] = []
     try:
-        names, leftovers = await run(_lock_segments, context, directory, segments)
+        found = await run(_lock_segments, context, directory, segments)
+        names, unneeded, superseded = found
         ids = {segment.header.topic_id for segment in segments}
         if ids and all(is_deleted(other) for other in ids):
             context.report("a partition of a deleted topic is discarded", directory.name)
@@ -77,13 +79,16 @@ async def open_log(
             for segment in segments:
                 os.close(segment.fd)
             segments.clear()
-            names, leftovers = [], []
+            names, unneeded, superseded = [], [], []
         epochs, log_start_offset, checkpoint = await _recover(
             context, directory, names, topic_id, partition, segments, state
         )
-        if leftovers:
+        if superseded:  # before the log start can move in between them
+            await run(give_up, directory, superseded, context.pool)
+            await run(fsync_dir, directory)
+        if unneeded:
             try:
-                await run(give_up, directory, leftovers, context.pool)
+                await run(give_up, directory, unneeded, context.pool)
             except OSError as error:  # the next start tries again
                 context.report("a file cannot be removed", f"{directory.name}: {error}")
     except BaseException as error:
@@ -132,11 +137,13 @@ async def append_journaled(context: LogContext, log: Log, state: ProducerState) 
 
 def _lock_segments(
     context: LogContext, directory: Path, segments: list[Segment]
-) -> tuple[list[str], list[str]]:
+) -> tuple[list[str], list[str], list[str]]:
     """Open and lock every segment that is needed into `segments`.
-    Returns the directory's files, in order, and those of them that nobody needs. Blocks.
+    Returns the directory's files, in order; those that nobody needs; and those that a rewritten
+    segment stands for. Blocks.
 
-    While a lock was waited for, its holder may have rolled: look again until nothing is new.
+    While a lock was waited for, its holder may have rolled, or put another file in its place: look
+    again until nothing is new.
     """
     locked: set[str] = set()
     on_lock_wait = partial(context.report, "a segment is locked by another process")
@@ -145,20 +152,51 @@ def _lock_segments(
         unneeded = _unneeded(directory, names)
         skipped = locked.union(unneeded)
         new = [name for name in names if name.endswith(SEGMENT_SUFFIX) and name not in skipped]
+        gone = [segment for segment in segments if not _is_named(segment)]
+        for segment in gone:  # its holder has replaced or retired it
+            segments.remove(segment)
+            os.close(segment.fd)
+            locked.remove(segment.path.name)
+        if gone:
+            continue
         if not new:
             break
         for name in new:
             path = directory / name
-            segments.append(open_existing(path, context.lock_wait_s, on_lock_wait))
+            try:
+                segments.append(open_existing(path, context.lock_wait_s, on_lock_wait))
+            except FileNotFoundError:  # its holder has just given it up
+                continue
             locked.add(name)
-    for segment in [s for s in segments if s.path.name in unneeded]:  # since it was opened
+    segments.sort(key=lambda segment: segment.base_offset)
+    superseded = _superseded(segments)
+    for segment in [s for s in segments if s.path.name in (*unneeded, *superseded)]:
         segments.remove(segment)
         os.close(segment.fd)
-    segments.sort(key=lambda segment: segment.base_offset)
     for name in names:
         if name.endswith(TEMPORARY_SUFFIX):  # a crash left it
-            os.unlink(directory / name)
-    return [name for name in names if not name.endswith(TEMPORARY_SUFFIX)], unneeded
+            (directory / name).unlink(missing_ok=True)
+    names = [name for name in names if not name.endswith(TEMPORARY_SUFFIX)]
+    return names, unneeded, superseded
+
+
+def _is_named(segment: Segment) -> bool:
+    try:
+        return os.path.samestat(os.stat(segment.path), os.fstat(segment.fd))
+    except FileNotFoundError:
+        return False
+
+
+def _superseded(segments: list[Segment]) -> list[str]:
+    """Names of the segments, and of their indexes, for whose offsets a rewritten one stands: a
+    crash came before they were removed."""
+    end_offset, names = -1, []
+    for segment in segments:
+        if segment.base_offset < end_offset:
+            names += [segment.path.with_suffix(INDEX_SUFFIX).name, segment.path.name]
+        elif segment.header.replaced is not None:
+            end_offset = segment.header.replaced.next_offset
+    return names
 
 
 def _unneeded(directory: Path, names: list[str]) -> list[str]:
@@ -223,10 +261,12 @@ async def _recover(
         context.report("no checkpoint fits: the whole partition is scanned", directory.name)
 
     def on_record(record: RecordHeader, body: memoryview) -> None:
-        if not epochs or record.leader_epoch > epochs[-1][0]:
-            epochs.append((record.leader_epoch, record.base_offset))
         try:
             for _pos, batch in iter_batches(body, 0, len(body)):
+                if not epochs or batch.partition_leader_epoch > epochs[-1][0]:
+                    # Its batch and not its record: the offsets before may be those of older
+                    # epochs, gone by compaction.
+                    epochs.append((batch.partition_leader_epoch, batch.base_offset))
                 state.replay(batch)
         except DecodeError as error:
             raise CorruptRecord(
@@ -248,14 +288,26 @@ async def _recover(
         result = await _scan(context, segment, checkpoint, successor, known_offset, replay)
         scanned.append((segment, result))
         segment.sealed = not last
-    for segment, successor in itertools.pairwise(segments):
-        if segment.last_header_crc != successor.header.prev_header_crc:
-            raise CorruptRecord(f"{successor.path} does not chain to the end of {segment.path}")
+    _check_ends(segments)
     # Only now, when all of it is known to be whole, is anything changed.
     for segment, result in scanned:
         await _settle(context, segment, result)
     trim_epochs(epochs, log_start_offset)
     return epochs, log_start_offset, checkpoint
+
+
+def _check_ends(segments: list[Segment]) -> None:
+    """Every segment ends where the one behind it was told, and a rewritten one, which was whole
+    before it had its name, where it says itself."""
+    for segment in segments:
+        if (replaced := segment.header.replaced) is None:
+            continue
+        ends = segment.next_offset, segment.write_pos, segment.last_header_crc
+        if ends != (replaced.next_offset, replaced.end_pos, replaced.last_header_crc):
+            raise CorruptRecord(f"{segment.path} does not end where it ended when it was rewritten")
+    for segment, successor in itertools.pairwise(segments):
+        if told_end(segment)[2] != successor.header.prev_header_crc:
+            raise CorruptRecord(f"{successor.path} does not chain to the end of {segment.path}")
 
 
 def _ignore(_record: RecordHeader, _body: memoryview) -> None:
@@ -273,11 +325,13 @@ def _check_chain_of_segments(
                 f"{header.partition}"
             )
     for segment, successor in itertools.pairwise(segments):
-        if successor.header.prev_base_offset != segment.base_offset:
+        if successor.header.prev_base_offset != told_end(segment)[0]:
             raise CorruptRecord(
                 f"{directory}: a segment is missing between {segment.path.name} and "
                 f"{successor.path.name}"
             )
+    if segments and segments[-1].header.replaced is not None:
+        raise CorruptRecord(f"{directory}: a segment is missing behind {segments[-1].path.name}")
 
 
 async def _newest_checkpoint(
@@ -358,6 +412,8 @@ async def _scan(
                 f"{segment.path} has {size} bytes, and {checkpoint.pos} had been durable"
             )
     durable_pos = successor.header.prev_end_pos if successor else 0
+    if header.replaced is not None:
+        durable_pos = header.replaced.end_pos
     durable_offset = 0 if successor else known_offset
     reads = scan_segment(header, size, *start, index, on_record, durable_pos, durable_offset)
     result = await _drive(context, segment, reads)

@@ -27,11 +27,12 @@ class RecordBuffer:
     `view` is the header block and the body's capacity, block-aligned (empty for a record that
     was read back from disk); `body` is the body's part of it, of which `size` bytes are filled.
     `next_offset` is exclusive. `batch_bases` and `batch_starts` are the base offset and the
-    position in the body of each batch. `pos` and `end_pos` are file positions, known from the
-    submit on. `owner` is where the cache has to drop it from. `checkpoint_state`, where not None,
-    is the producer state before this record. `admitted` numbers what the cache was given.
-    `read_ahead`, where not None, is called once, when the record is read: it is the first of those
-    that were read ahead.
+    position in the body of each batch; offsets that compaction left without a record count to the
+    batch behind them, so that whoever asks for one is given what takes him further. `pos` and
+    `end_pos` are file positions, known from the submit on. `owner` is where the cache has to drop
+    it from. `checkpoint_state`, where not None, is the producer state before this record.
+    `admitted` numbers what the cache was given. `read_ahead`, where not None, is called once, when
+    the record is read: it is the first of those that were read ahead.
     """
 
     __slots__ = (
@@ -125,9 +126,11 @@ class RecordBuffer:
             return self.body[: self.size], self.next_offset
         starts, bases = self.batch_starts, self.batch_bases
         if not starts:  # read back from disk: find its batches once
+            base = self.base_offset
             for pos, batch in iter_batches(self.body, 0, self.size):
                 starts.append(pos)
-                bases.append(batch.base_offset)
+                bases.append(base)
+                base = batch.last_offset + 1
         count = len(starts)
         first = max(bisect_right(bases, offset) - 1, 0)
         last = bisect_left(bases, limit_offset)  # exclusive; limits lie between batches
@@ -177,6 +180,13 @@ class Spans:
         if i < len(self._bases) and self._records[i] is record:
             del self._bases[i]
             del self._records[i]
+
+    def drop_between(self, start_offset: int, end_offset: int) -> None:
+        """Forget the records that begin between these two, the second exclusive: what they hold
+        is in other records now."""
+        i, j = bisect_left(self._bases, start_offset), bisect_left(self._bases, end_offset)
+        del self._bases[i:j]
+        del self._records[i:j]
 
     def clear(self) -> None:
         """Forget all of them."""

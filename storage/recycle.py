@@ -23,7 +23,7 @@ from pathlib import Path
 from storage.disk import fsync_dir
 from storage.errors import ForeignDirectory
 from storage.segment import SEGMENT_SUFFIX
-from storage.wal_format import SEGMENT_HEADER_BYTES, decode_segment_header
+from storage.wal_format import REWRITTEN_HEADER_BYTES, decode_segment_header
 
 RETIRED_BYTES_MIN = 64 * 1024
 
@@ -117,7 +117,7 @@ def discard_unopened(directory: Path, topic_ids: Container[bytes], trash: Path) 
         while new := [path for path in _segments_in(directory) if path.name not in locked]:
             for path in new:
                 locked[path.name] = fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                header = decode_segment_header(memoryview(os.pread(fd, SEGMENT_HEADER_BYTES, 0)))
+                header = decode_segment_header(memoryview(os.pread(fd, REWRITTEN_HEADER_BYTES, 0)))
                 if isinstance(header, str) or header.topic_id not in topic_ids:
                     raise ForeignDirectory(f"{path} is not known to be of a deleted topic")
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -46,13 +46,15 @@ class Segment:
     `allocated_bytes` how much of the file has disk space. Sealed: all of these are its end.
     `next_offset` is exclusive; `last_header_crc` is where the chain of headers stands.
     `fd` is -1 while a sealed segment is closed. It stays open, and the file is not overwritten,
-    while anybody has it pinned.
+    while anybody has it pinned. `dense`: rewriting it would save little. `replaced`: another
+    segment is in its place; whoever reads it still must not share what he reads.
     """
 
     __slots__ = (
         "_max_timestamp",
         "_unpinned",
         "allocated_bytes",
+        "dense",
         "direct",
         "durable_pos",
         "fd",
@@ -62,6 +64,7 @@ class Segment:
         "next_offset",
         "path",
         "pins",
+        "replaced",
         "sealed",
         "write_pos",
     )
@@ -77,6 +80,8 @@ class Segment:
         self.next_offset = header.base_offset
         self.last_header_crc = header.header_crc
         self.sealed = False
+        self.dense = header.replaced is not None
+        self.replaced = False
         self.pins = 0
         self._max_timestamp: int | None = None
         self._unpinned: asyncio.Future[None] | None = None

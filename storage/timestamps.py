@@ -92,7 +92,7 @@ async def _search(
         slices, offset = await log.read(offset, end, SEARCH_BYTES)
         for part in slices:
             for pos, header in iter_batches(part, 0, len(part)):
-                if header.max_timestamp < timestamp:
+                if header.max_timestamp < timestamp or not header.record_count:
                     continue
                 if lies >= LIES_MAX:
                     return max(header.base_offset, log.log_start_offset), header.max_timestamp
@@ -113,7 +113,7 @@ async def _largest_in(log: ReadableLog, offset: int, end: int) -> tuple[int, int
         slices, offset = await log.read(offset, end, SEARCH_BYTES)
         for part in slices:
             for pos, header in iter_batches(part, 0, len(part)):
-                if best is not None and header.max_timestamp <= best[1]:
+                if not header.record_count or (best and header.max_timestamp <= best[1]):
                     continue
                 batch = part[pos : pos + header.size_bytes]
                 if header.base_offset < log.log_start_offset:
@@ -139,8 +139,8 @@ async def _look_into(
     """
     first = log.log_start_offset
     by_header = max(header.base_offset, first), header.max_timestamp
-    if header.timestamp_type:  # LogAppendTime: one timestamp for the whole batch
-        return by_header
+    if header.timestamp_type and header.last_offset_delta + 1 == header.record_count:
+        return by_header  # LogAppendTime: one timestamp for the whole batch, and its first is there
     if header.record_count > LOOKED_INTO_RECORDS_MAX:
         return by_header
     records = iter_records(batch, INFLATED_BYTES_MAX)

@@ -31,7 +31,7 @@ from storage.disk import lock_owner
 from storage.index import SegmentIndex, decode_index
 from storage.log_start import start_in
 from storage.recovery import SCAN_BYTES, Reads, ScanResult, scan_segment
-from storage.segment import CHECKPOINT_SUFFIX, INDEX_SUFFIX, SEGMENT_SUFFIX
+from storage.segment import CHECKPOINT_SUFFIX, INDEX_SUFFIX, SEGMENT_SUFFIX, file_name
 from storage.wal_format import (
     BLOCK_BYTES_MAX,
     RECORD_MAGIC,
@@ -318,9 +318,14 @@ def _drive(reads: Reads, file: _ReadOnlyFile) -> ScanResult:
 def _known_durable(path: Path, header: SegmentHeader) -> _Known:
     """What the files beside the segment say had been durable of it."""
     known = _Known()
+    told_base, replaced_end = header.base_offset, ""
+    if header.replaced is not None:
+        told_base = header.replaced.last_base_offset
+        replaced_end = file_name(header.replaced.next_offset, SEGMENT_SUFFIX)
+        known.note(header.replaced.end_pos, "its own header, written last,")
     for other in sorted(path.parent.glob(f"*{SEGMENT_SUFFIX}")):
-        if other.name <= path.name:
-            continue
+        if other.name <= path.name or other.name < replaced_end:
+            continue  # behind it: what it replaced
         try:
             following = decode_segment_header(memoryview(_head_of(other)))
         except OSError:
@@ -328,10 +333,11 @@ def _known_durable(path: Path, header: SegmentHeader) -> _Known:
         if isinstance(following, SegmentHeader) and (
             following.topic_id == header.topic_id
             and following.partition == header.partition
-            and following.prev_base_offset == header.base_offset
+            and following.prev_base_offset == told_base
         ):
             known.successor = other.name
-            known.note(following.prev_end_pos, f"the next segment, {other.name},")
+            if header.replaced is None:
+                known.note(following.prev_end_pos, f"the next segment, {other.name},")
         break
     for other in sorted(path.parent.glob(f"*{CHECKPOINT_SUFFIX}")):
         checkpoint = decode_checkpoint(_content_of(other))
@@ -401,7 +407,7 @@ def _headers_behind(
 
 
 def _segment_facts(path: Path, header: SegmentHeader, file_bytes: int) -> dict[str, Any]:
-    return {
+    facts: dict[str, Any] = {
         "path": str(path),
         "file_bytes": file_bytes,
         "base_offset": header.base_offset,
@@ -415,6 +421,9 @@ def _segment_facts(path: Path, header: SegmentHeader, file_bytes: int) -> dict[s
         "prev_end_pos": header.prev_end_pos,
         "prev_header_crc": f"{header.prev_header_crc:08x}",
     }
+    if header.replaced is not None:
+        facts["rewritten"] = header.replaced._asdict()
+    return facts
 
 
 def _record_facts(record: RecordHeader, crc: str) -> dict[str, Any]:
@@ -484,6 +493,8 @@ def _segment_lines(facts: dict[str, Any]) -> list[str]:
             f"position {facts['prev_end_pos']} with header CRC {facts['prev_header_crc']}"
         )
     columns = ("position", "body", "batches", "offsets", "max timestamp", "epoch", "durable")
+    if rewritten := facts.get("rewritten"):
+        before += f"\n  rewritten; stands for all offsets before {rewritten['next_offset']}"
     return [
         facts["path"],
         f"  topic id {facts['topic_id']}, partition {facts['partition']}, base offset "

@@ -289,6 +289,12 @@ EVENTS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "an index is damaged": ("it is made again from the records", "see the disk"),
         "a checkpoint cannot be written": ("a crash would cost a longer scan", "see the disk"),
         "an index cannot be written": ("the next start makes it", "see the disk"),
+        "a segment cannot be rewritten": (
+            "it stays as it is; a damaged one is not tried again, others after 10 minutes",
+            "see the reason; `rpk-py debug wal` tells what is wrong with a damaged one",
+        ),
+        "a log cannot be rewritten": ("it failed meanwhile, and has said so", ""),
+        "padding was removed": ("sealed segments of a partition were rewritten densely", ""),
         "a log start cannot be written": (
             "DeleteRecords failed, or segments that have had their time stay",
             "see the disk",
