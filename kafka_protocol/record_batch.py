@@ -12,10 +12,11 @@ line and in tests.
          17 crc u32, over bytes 21..end    51 producer_epoch i16
          21 attributes i16                 53 base_sequence i32
                                            57 record_count i32
-    attributes: bits 0-2 codec, 3 log append time, 4 transactional, 5 control
+    attributes: bits 0-2 codec, 3 log append time, 4 transactional, 5 control, 6 delete horizon (the
+    base timestamp is one, KIP-534)
 
 Invariants: offsets and counts are Kafka's; *_pos and *_bytes are bytes; nothing here waits.
-Source: KIP-98.
+Source: KIP-98, KIP-534.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ _CODEC_MASK = 0x07
 _LOG_APPEND_TIME = 0x08
 _TRANSACTIONAL = 0x10
 _CONTROL = 0x20
+DELETE_HORIZON = 0x40
 
 assert HEADER.size == RECORD_BATCH_OVERHEAD
 
@@ -96,6 +98,11 @@ class BatchHeader(NamedTuple):
     @property
     def is_control(self) -> bool:
         return bool(self.attributes & _CONTROL)
+
+    @property
+    def delete_horizon_ms(self) -> int | None:
+        """From when on compaction drops its tombstones; None: no compaction has seen them yet."""
+        return self.base_timestamp if self.attributes & DELETE_HORIZON else None
 
 
 class Record(NamedTuple):

@@ -56,6 +56,7 @@ _KAFKA_NAMES = {
     "inflight_bytes_max": "queued.max.request.bytes",
     "connections_max_idle_s": "connections.max.idle.ms",
     "segment_bytes": "log.segment.bytes",
+    "log_cleaner_dedupe_buffer_bytes": "log.cleaner.dedupe.buffer.size",
 }
 # Where the setting does not tell Kafka's type.
 _KINDS = {"connections.max.idle.ms": "long", "log.cleanup.policy": "list"}
@@ -77,7 +78,12 @@ _OF_NODES = {
     "flush.bytes",
     "flush.ms",
     "log.cleaner.backoff.ms",
+    "log.cleaner.dedupe.buffer.size",
+    "log.cleaner.delete.retention.ms",
     "log.cleaner.io.max.bytes.per.second",
+    "log.cleaner.max.compaction.lag.ms",
+    "log.cleaner.min.cleanable.ratio",
+    "log.cleaner.min.compaction.lag.ms",
     "log.cleanup.policy",
     "log.level",
     "log.retention.bytes",

@@ -260,21 +260,6 @@ class Config:
         low=1,
         high=_BYTES_MAX,
     )
-    segment_rewrite: bool = setting(
-        True, "write log files that are full again without padding, where that saves much"
-    )
-    log_cleaner_backoff_ms: int = setting(
-        15_000,
-        "how often a shard looks for log files to rewrite or to compact",
-        low=1,
-        high=_INT32_MAX,
-    )
-    log_cleaner_io_max_bytes_per_second: float = setting(
-        sys.float_info.max,
-        "most that rewriting and compaction read and write together",
-        low=64.0 * KIB,
-        high=sys.float_info.max,
-    )
     producer_id_expiration_ms: int = setting(
         86_400_000,
         "an idempotent producer that is silent for longer is forgotten",
@@ -330,6 +315,55 @@ class Config:
         high=_INT64_MAX,
     )
     log_roll_jitter_hours: int = setting(0, "the same in hours", low=0, high=_INT32_MAX)
+    segment_rewrite: bool = setting(
+        True,
+        "write log files that are full again without padding, where that saves much",
+        section="Rewriting and compaction",
+    )
+    log_cleaner_enable: bool = setting(True, "compact topics whose cleanup.policy contains compact")
+    log_cleaner_backoff_ms: int = setting(
+        15_000,
+        "how often a shard looks for log files to rewrite or to compact",
+        low=1,
+        high=_INT32_MAX,
+    )
+    log_cleaner_io_max_bytes_per_second: float = setting(
+        sys.float_info.max,
+        "most that rewriting and compaction read and write together",
+        low=64.0 * KIB,
+        high=sys.float_info.max,
+    )
+    log_cleaner_dedupe_buffer_bytes: int = setting(
+        128 * MIB,
+        "memory for the keys of a log that is compacted; what does not fit goes through a file",
+        low=1 * MIB,
+        high=_BYTES_MAX,
+    )
+    log_cleaner_min_cleanable_ratio: float = setting(
+        0.5,
+        "share of a log that must be uncompacted before compaction starts; a topic's"
+        " min.cleanable.dirty.ratio wins",
+        low=0.0,
+        high=1.0,
+    )
+    log_cleaner_min_compaction_lag_ms: int = setting(
+        0,
+        "shortest time that a record stays uncompacted; a topic's min.compaction.lag.ms wins",
+        low=0,
+        high=_INT64_MAX,
+    )
+    log_cleaner_max_compaction_lag_ms: int = setting(
+        _INT64_MAX,
+        "longest that a record stays uncompacted; a topic's max.compaction.lag.ms wins",
+        low=1,
+        high=_INT64_MAX,
+    )
+    log_cleaner_delete_retention_ms: int = setting(
+        86_400_000,
+        "how long compaction keeps the mark of a deleted key; a topic's delete.retention.ms wins",
+        low=0,
+        high=_INT64_MAX,
+    )
     offsets_topic_num_partitions: int = setting(
         16,
         "partitions of __consumer_offsets, over which groups are spread; fixed once it exists",

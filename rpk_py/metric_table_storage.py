@@ -87,6 +87,38 @@ DATA: Final = Group(
                 " (log.retention.check.interval.ms).",
                 "Stands still: a check takes very long; see rpk_loop_lag_seconds and the log.",
             ),
+            (
+                "rpk_rewritten_segments_total",
+                "counter",
+                "Sealed segments that were written again without padding.",
+                "",
+            ),
+            (
+                "rpk_rewriting_saved_bytes_total",
+                "counter",
+                "Disk space that this gave back.",
+                "Large: producers send lone small batches; linger.ms would save the disk's writes.",
+            ),
+            ("rpk_compactions_total", "counter", "Times that a log was compacted.", ""),
+            (
+                "rpk_compaction_seconds_total",
+                "counter",
+                "Time that compaction took, in a process of its own.",
+                "Grows as fast as time: the process is always busy; raise min.cleanable.dirty.ratio"
+                " or log.cleaner.io.max.bytes.per.second.",
+            ),
+            (
+                "rpk_compaction_read_bytes_total",
+                "counter",
+                "Bytes of the segments that were compacted.",
+                "",
+            ),
+            (
+                "rpk_compaction_dropped_records_total",
+                "counter",
+                "Records that went: newer ones had their keys, or they were deletions of long ago.",
+                "Few beside the bytes read: keys rarely repeat, and compaction is of little use.",
+            ),
         ),
         Metric(
             "rpk_write_seconds",

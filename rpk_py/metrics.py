@@ -120,6 +120,12 @@ class ShardMetrics:
     produced_bytes: int
     duplicate_batches: int
     retention_checks: int
+    rewritten_segments: int
+    rewriting_saved_bytes: int
+    compactions: int
+    compaction_seconds: float
+    compaction_read_bytes: int
+    compaction_dropped_records: int
     fetched_records: int
     fetched_bytes: int
 

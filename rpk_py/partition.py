@@ -41,6 +41,7 @@ class Partition:
         "_produce_waiters",
         "bytes_in",
         "bytes_out",
+        "compacted",
         "error_message",
         "high_watermark",
         "index",
@@ -72,6 +73,7 @@ class Partition:
         self.leader_epoch = leader_epoch
         self.max_message_bytes = max_message_bytes
         self.log_append_time = log_append_time
+        self.compacted = False  # every record needs a key
         self.producers = Producers()
         self.log: Log | None = None
         self.error_message: str | None = None
@@ -80,6 +82,11 @@ class Partition:
         self.bytes_out = self.records_out = 0  # sent to consumers
         self._produce_waiters: deque[tuple[int, ProduceWaiter, object]] = deque()
         self._fetch_waiters: dict[FetchWaiter, None] = {}  # in order of arrival
+
+    @property
+    def name(self) -> str:
+        """Topic and index, for the log."""
+        return f"{self.topic}-{self.index}"
 
     def open(self, log: Log) -> None:
         """Serve from `log`, which recovery found whole."""

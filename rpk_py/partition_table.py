@@ -54,6 +54,7 @@ class PartitionTable:
         self._tasks = Tasks(
             lambda error: log.warning("cannot remove a deleted partition", reason=str(error))
         )
+        self.any_compacted = False  # there was one, at least
         self._changing = asyncio.Lock()  # one delta, or the close, at a time
         self._cleaned = False
         self._closed = False
@@ -118,7 +119,7 @@ class PartitionTable:
                 settings = known.get(topic.topic_id)
                 if settings is None:
                     settings = known[topic.topic_id] = self._settings(topic)
-                _apply(partition, *settings)
+                self._apply(partition, *settings)
                 if i % SLICE_PARTITIONS == SLICE_PARTITIONS - 1:
                     await asyncio.sleep(0)
 
@@ -189,6 +190,7 @@ class PartitionTable:
                 settings.max_message_bytes,
                 settings.log_append_time,
             )
+            self._apply(partition, settings, log_config)
             directory = self._config.data_dir / f"{topic.name}-{led.index}"
             partitions.append(partition)
             wanted.append(
@@ -247,7 +249,15 @@ class PartitionTable:
                 continue
             if now.leader_epoch != partition.leader_epoch:
                 partition.lead(now.leader_epoch)
-            _apply(partition, *settings)
+            self._apply(partition, *settings)
+
+    def _apply(self, partition: Partition, settings: LogSettings, log_config: LogConfig) -> None:
+        partition.max_message_bytes = settings.max_message_bytes
+        partition.log_append_time = settings.log_append_time
+        partition.compacted = settings.compacts
+        self.any_compacted = self.any_compacted or settings.compacts
+        if partition.log is not None:
+            partition.log.configure(log_config)
 
     def _forget(self, partition: Partition, error: ErrorCode) -> None:
         del self._by_name[partition.topic, partition.index]
@@ -310,10 +320,3 @@ class PartitionTable:
                 if isinstance(outcome, BaseException):
                     self._log.error("a partition did not close cleanly", reason=str(outcome))
         await self._tasks.join()
-
-
-def _apply(partition: Partition, settings: LogSettings, log_config: LogConfig) -> None:
-    partition.max_message_bytes = settings.max_message_bytes
-    partition.log_append_time = settings.log_append_time
-    if partition.log is not None:
-        partition.log.configure(log_config)

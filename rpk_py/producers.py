@@ -171,6 +171,10 @@ class Producers:
             batch.max_timestamp,
         )
 
+    def last_batches(self) -> list[int]:
+        """The base offset of each producer's last batch, which says its sequence."""
+        return [producer.window[-1][2] for producer in self._producers.values()]
+
     def expire(self, now_ms: int, expiration_ms: int) -> int:
         """Forget producers that have appended nothing for expiration_ms; returns how many.
 

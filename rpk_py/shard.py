@@ -78,9 +78,7 @@ async def _serve(
     gc.set_threshold(*GC_THRESHOLDS)  # before the metadata makes its objects
     loop = asyncio.get_running_loop()
     log_loop_problems(loop, log)
-    fd, direct = open_segment(config.data_dir / LOCK_NAME)  # any regular file there tells
-    block_bytes = alignment(fd)
-    os.close(fd)
+    block_bytes, direct = _blocks_below(config)
     disk = open_disk(
         config.io_backend, loop, partial(log.report, "the best disk backend is not used")
     )
@@ -139,6 +137,15 @@ async def _serve(
     journal.close()
     await replica.close()
     return 1 if gone.is_set() else 0
+
+
+def _blocks_below(config: Config) -> tuple[int, bool]:
+    """The block size of the data directory's file system, and whether I/O on it is direct."""
+    fd, direct = open_segment(config.data_dir / LOCK_NAME)  # any regular file there tells
+    try:
+        return alignment(fd), direct
+    finally:
+        os.close(fd)
 
 
 def _log_context(

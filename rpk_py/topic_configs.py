@@ -127,7 +127,13 @@ _ALL = (
         choices=("uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"),
     ),
     _int("compression.zstd.level", 3, "level where the broker compresses with zstd", -131_072, 22),
-    _long("delete.retention.ms", 86_400_000, "how long compaction keeps the mark of a deleted key"),
+    _of_broker(
+        "delete.retention.ms",
+        "long",
+        "log_cleaner_delete_retention_ms",
+        "how long compaction keeps the mark of a deleted key",
+        0,
+    ),
     _long("file.delete.delay.ms", 60_000, "how long a file outlives its removal from the log"),
     _of_broker(
         "flush.bytes",
@@ -157,7 +163,13 @@ _ALL = (
     ),
     _long("local.retention.bytes", -2, "bytes kept here with tiered storage; -2: as retention", -2),
     _long("local.retention.ms", -2, "time kept here with tiered storage; -2: as retention", -2),
-    _long("max.compaction.lag.ms", LONG_MAX, "longest that a record stays uncompacted", 1),
+    _of_broker(
+        "max.compaction.lag.ms",
+        "long",
+        "log_cleaner_max_compaction_lag_ms",
+        "longest that a record stays uncompacted",
+        1,
+    ),
     _of_broker(
         "max.message.bytes", "int", "max_message_bytes", "largest record batch that is accepted", 0
     ),
@@ -174,12 +186,20 @@ _ALL = (
     TopicConfig(
         "min.cleanable.dirty.ratio",
         "double",
-        "0.5",
+        None,
         "share of the log that must be uncompacted before compaction starts",
         0.0,
         1.0,
+        setting="log_cleaner_min_cleanable_ratio",
+        has_effect=True,
     ),
-    _long("min.compaction.lag.ms", 0, "shortest time that a record stays uncompacted"),
+    _of_broker(
+        "min.compaction.lag.ms",
+        "long",
+        "log_cleaner_min_compaction_lag_ms",
+        "shortest time that a record stays uncompacted",
+        0,
+    ),
     _int("min.insync.replicas", 1, "replicas that must have a record before acks=all answers", 1),
     _bool("preallocate", False, "whether a new segment takes its whole size at once"),
     _bool("remote.log.copy.disable", False, "whether tiered storage gets no more segments"),
@@ -328,6 +348,11 @@ class LogSettings(NamedTuple):
     deletes: bool
     retention_ms: int
     retention_bytes: int
+    compacts: bool
+    dirty_ratio_min: float
+    compaction_lag_ms_min: int
+    compaction_lag_ms_max: int
+    delete_retention_ms: int
 
 
 def log_settings(configs: Mapping[str, str], broker: Config) -> LogSettings:
@@ -336,6 +361,13 @@ def log_settings(configs: Mapping[str, str], broker: Config) -> LogSettings:
     def value(name: str) -> str:
         return effective_value(name, configs, broker)
 
+    policies = list_parts(value("cleanup.policy"))
+    segment_ms, compaction_lag_ms_max = (
+        int(value("segment.ms")),
+        int(value("max.compaction.lag.ms")),
+    )
+    if "compact" in policies:  # what is in the newest segment is not compacted
+        segment_ms = min(segment_ms, compaction_lag_ms_max)
     return LogSettings(
         segment_bytes=int(value("segment.bytes")),
         max_message_bytes=int(value("max.message.bytes")),
@@ -343,11 +375,16 @@ def log_settings(configs: Mapping[str, str], broker: Config) -> LogSettings:
         write_caching=value("write.caching") == "true",
         flush_ms=int(value("flush.ms")),
         flush_bytes=int(value("flush.bytes")),
-        segment_ms=int(value("segment.ms")),
+        segment_ms=segment_ms,
         segment_jitter_ms=int(value("segment.jitter.ms")),
-        deletes=deletes(configs, broker),
+        deletes="delete" in policies,
         retention_ms=int(value("retention.ms")),
         retention_bytes=int(value("retention.bytes")),
+        compacts="compact" in policies,
+        dirty_ratio_min=float(value("min.cleanable.dirty.ratio")),
+        compaction_lag_ms_min=int(value("min.compaction.lag.ms")),
+        compaction_lag_ms_max=compaction_lag_ms_max,
+        delete_retention_ms=int(value("delete.retention.ms")),
     )
 
 

@@ -21,6 +21,7 @@ from kafka_protocol.record_batch import BatchHeader
 from storage.appender import SegmentAppender
 from storage.checkpoint import Checkpoint
 from storage.cold_reader import ColdReader
+from storage.compaction import Compactor
 from storage.disk import write_file_atomic
 from storage.errors import CorruptRecord, DiskFailed, StorageError
 from storage.log_context import LogConfig, LogContext, LogOwner, ProducerState
@@ -93,6 +94,7 @@ class Log:
         self._cold_reader = ColdReader(directory, context, self._spans, self.spawn)
         self.changing = asyncio.Lock()  # held while the start moves, or segments are replaced
         self.rewriter = Rewriter(self, context, segments, self._spans)
+        self.compactor = Compactor(self.rewriter)
 
     def configure(self, config: LogConfig) -> None:
         """Go on with other settings.

@@ -169,7 +169,7 @@ def _look(context: LogContext, wanted: Wanted, plain: _Plain, start: memoryview)
     header = segment.header
     if header.topic_id != wanted.topic_id or header.partition != wanted.partition:
         raise _NotPlain
-    if plain.log_start_offset < segment.base_offset:
+    if plain.log_start_offset < segment.base_offset or header.replaced is not None:
         raise _NotPlain
     checkpoints = [name for name in names if name.endswith(CHECKPOINT_SUFFIX)]
     if checkpoints:

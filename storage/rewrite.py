@@ -79,30 +79,35 @@ class Rewriter:
         self, log: RewritableLog, context: LogContext, segments: list[Segment], spans: Spans
     ) -> None:
         """`segments` and `spans` are the log's own."""
-        self._log = log
-        self._context = context
+        self.log = log
+        self.context = context
         self.segments = segments
         self._spans = spans
         self._background: Background = context.background or InThread(context.disk)
         self._one = asyncio.Lock()
         self._working: asyncio.Task[Any] | None = None
+        self._stopped = False
         self._retry_at_ms = 0
         self.saved_bytes = 0  # since the log was opened
 
+    def _is_stopped(self) -> bool:
+        return self._stopped
+
     def stop(self) -> None:
         """End what is under way, unless it is swapping: the log is being closed."""
+        self._stopped = True
         if self._working is not None:
             self._working.cancel()
 
     @property
     def may_try(self) -> bool:
         """Whether the last failure is long enough ago."""
-        return self._log.usable and self._context.now_ms() >= self._retry_at_ms
+        return self.log.usable and self.context.now_ms() >= self._retry_at_ms
 
     def sealed(self) -> list[Segment]:
         """The segments that may be replaced, in order: sealed, their space given back, wholly
         before the newest checkpoint, not wholly before the log start."""
-        segments, log = self.segments, self._log
+        segments, log = self.segments, self.log
         return [
             segment
             for segment, behind in itertools.pairwise(segments)
@@ -137,7 +142,7 @@ class Rewriter:
         try:
             for pos in positions[::step][:SAMPLES]:
                 size = min(SAMPLE_BYTES, segment.write_pos - pos)
-                chunk = await self._context.disk.read(segment.fd, pos, size)
+                chunk = await self.context.disk.read(segment.fd, pos, size)
                 total, bodies = _measure(segment, chunk, pos)
                 seen += total
                 used += bodies
@@ -160,7 +165,7 @@ class Rewriter:
         make_job  the job for `work`, given the new segment's header
         Returns:  whether it was done; what went wrong was reported, or has failed the log
         """
-        done: asyncio.Task[bool] = self._log.spawn(self._replace(olds, work, make_job))
+        done: asyncio.Task[bool] = self.log.spawn(self._replace(olds, work, make_job))
         return await asyncio.shield(done)
 
     async def _replace(
@@ -176,7 +181,7 @@ class Rewriter:
                 old.pin()
             new: Segment | None = None
             try:
-                written = await self._written(work, make_job(self._header(olds[0])))
+                written = await self.background(work, make_job(self._header(olds[0])))
                 if written is not None:
                     new = await self._swap(olds, written)
             except CorruptRecord as error:  # a reader that gets there takes the log offline
@@ -186,10 +191,9 @@ class Rewriter:
             except Stopped:
                 return False
             except DiskFailed as error:
-                self._log.fail(error)
+                self.log.fail(error)
             except (OSError, StorageError) as error:
-                self._retry_at_ms = self._context.now_ms() + RETRY_MS
-                self._report(olds[0], error)
+                self.failed(olds[0], error)
             finally:
                 for old in olds:
                     old.unpin()
@@ -197,47 +201,53 @@ class Rewriter:
                 return False
             self.saved_bytes += sum(old.write_pos for old in olds) - new.write_pos
             await self._save_index(new)
-        self._log.spawn(self._give_up(olds))
+        self.log.spawn(self._give_up(olds))
         return True
 
     def _header(self, first: Segment) -> SegmentHeader:
         """That of a segment which begins where `first` does."""
-        incarnation = self._context.rng.getrandbits(64)
-        blocks = max(self._context.block_bytes, first.header.block_bytes)
+        incarnation = self.context.rng.getrandbits(64)
+        blocks = max(self.context.block_bytes, first.header.block_bytes)
         return first.header._replace(
             block_bytes=blocks, incarnation=incarnation, header_crc=0, replaced=None
         )
 
     def _may_replace(self, olds: list[Segment]) -> bool:
         """Whether they still stand there side by side, and the log start not beyond the first."""
-        if not self._log.usable or olds[0] not in self.segments:
+        if not self.log.usable or olds[0] not in self.segments:
             return False
         i = self.segments.index(olds[0])
         behind = self.segments[i + 1 : i + len(olds) + 1]
         return (
             behind[:-1] == olds[1:]
             and len(behind) == len(olds)
-            and behind[-1].base_offset <= self._log.checkpoint_base
-            and self._log.log_start_offset < behind[0].base_offset
+            and behind[-1].base_offset <= self.log.checkpoint_base
+            and self.log.log_start_offset < behind[0].base_offset
         )
 
-    async def _written(self, work: Callable[[J, Pace], Written], job: J) -> Written | None:
-        working: asyncio.Task[Written]
+    async def background(self, work: Callable[[J, Pace], T], job: J) -> T | None:
+        """Have work done that ends with the log; None where it was stopped. Raises what it
+        raises."""
+        if self._stopped:
+            return None
+        working: asyncio.Task[T]
         working = self._working = asyncio.ensure_future(self._background.run(work, job))
         try:
             return await working
-        except asyncio.CancelledError:  # by `stop`: nobody else knows the task
-            return None
+        except asyncio.CancelledError:
+            if self._is_stopped():
+                return None
+            raise
         finally:
             self._working = None
 
     async def _swap(self, olds: list[Segment], written: Written) -> Segment | None:
-        run, directory = self._context.disk.run, self._log.directory
-        async with self._log.changing:
+        run, directory = self.context.disk.run, self.log.directory
+        async with self.log.changing:
             if not self._may_replace(olds):
                 await run(partial(written.path.unlink, missing_ok=True))
                 return None
-            new = await run(open_replacement, written, self._context.lock_wait_s)
+            new = await run(open_replacement, written, self.context.lock_wait_s)
             try:
                 bases = [old.base_offset for old in olds]
                 await run(put_in_place, directory, written.path, bases)
@@ -252,27 +262,32 @@ class Rewriter:
             return new
 
     async def _save_index(self, segment: Segment) -> None:
-        path = self._log.directory / file_name(segment.base_offset, INDEX_SUFFIX)
+        path = self.log.directory / file_name(segment.base_offset, INDEX_SUFFIX)
         data = segment.index.encode(
             segment.header, segment.write_pos, segment.next_offset, segment.last_header_crc
         )
         try:
-            await self._context.disk.run(write_file_atomic, path, data)
+            await self.context.disk.run(write_file_atomic, path, data)
         except OSError as error:  # it is rebuilt from the records when it is needed
-            self._context.report("an index cannot be written", f"{path}: {error}")
+            self.context.report("an index cannot be written", f"{path}: {error}")
 
     async def _give_up(self, olds: list[Segment]) -> None:
         """Retire replaced files, each when nobody reads it any more."""
         for old in olds:
             await old.close_unpinned()
-            path = replaced_path(self._log.directory, old.base_offset)
+            path = replaced_path(self.log.directory, old.base_offset)
             try:
-                await self._context.disk.run(self._context.pool.retire, path)
+                await self.context.disk.run(self.context.pool.retire, path)
             except OSError as error:  # the next start removes it
-                self._context.report("a file cannot be removed", f"{path}: {error}")
+                self.context.report("a file cannot be removed", f"{path}: {error}")
+
+    def failed(self, segment: Segment, error: Exception) -> None:
+        """Tell what went wrong, and do not try again for a while."""
+        self._retry_at_ms = self.context.now_ms() + RETRY_MS
+        self._report(segment, error)
 
     def _report(self, segment: Segment, error: Exception) -> None:
-        self._context.report("a segment cannot be rewritten", f"{segment.path}: {error}")
+        self.context.report("a segment cannot be rewritten", f"{segment.path}: {error}")
 
 
 def _dense_job(olds: list[Segment], header: SegmentHeader) -> DenseJob:

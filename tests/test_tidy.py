@@ -35,6 +35,7 @@ STORAGE_FROM_PROTOCOL = {
     "kafka_protocol.checksum",
     "kafka_protocol.errors",
     "kafka_protocol.record_batch",
+    "kafka_protocol.record_filter",
 }
 BROKER_THIRD_PARTY = {"click", "h11", "prometheus_client", "re2", "structlog", "tabulate", "uvloop"}
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from kafka_protocol.record_batch import build_batch, parse_header
 from storage.backend import open_disk
+from storage.background import Background
 from storage.committer import Committer
 from storage.disk import alignment
 from storage.log import Log
@@ -60,7 +61,10 @@ class Waiter:
         self.durable.set_exception(error)
 
 
-async def _open(directory: Path) -> Log:
+async def open_log_in(
+    directory: Path, background: Background | None = None, segment_bytes: int = SEGMENT_BYTES
+) -> Log:
+    """A log with the broker's settings, new."""
     loop = asyncio.get_running_loop()
     disk = open_disk("auto", loop, lambda text: print(text, file=sys.stderr))
     context = LogContext(
@@ -74,9 +78,10 @@ async def _open(directory: Path) -> Log:
         now_ms=lambda: time.time_ns() // 1_000_000,
         rng=random.SystemRandom(),
         report=lambda event, detail: print(event, detail, file=sys.stderr),
+        background=background,
     )
     context.pool.load()
-    config = LogConfig(segment_bytes=SEGMENT_BYTES)
+    config = LogConfig(segment_bytes=segment_bytes)
     return await open_log(
         context, config, directory / "t-0", bytes(16), 0, NoProducers(), directory / "trash",
         lambda _topic_id: False,
@@ -85,7 +90,7 @@ async def _open(directory: Path) -> Log:
 
 async def measure(directory: Path, appends: int) -> None:
     """Append, seal, rewrite and print."""
-    log = await _open(directory)
+    log = await open_log_in(directory)
     waiter = Waiter()
     log.attach(waiter)
     batch = memoryview(build_batch([(None, b"x" * RECORD_BYTES)], timestamp_ms=1))

@@ -8,24 +8,29 @@ Behaviour:  exactly one record batch (v2) a partition. Checked before an offset 
             fixed and the connection's next request may start; the reply leaves when everything is
             durable (or, with write.caching, in memory). acks=0 is never answered, an error then
             closes the connection, as in Kafka. acks=1 and acks=all mean the same with one replica.
+            On a compacted topic every record needs a key: else INVALID_RECORD, and from v8 on the
+            records that have none. To look for that a large batch is inflated in a thread.
             To an internal topic only Kafka's own admin client may write (ReplicaManager).
-Deviations: nothing looks inside a batch beyond its 61-byte header and CRC: a record count, key or
-            timestamp inside that contradicts the header is stored as it came. timeout_ms is not
-            enforced: a local disk answers or fails. A partition that stands twice in a request
-            gets both batches; Kafka drops all but the last. A batch that says LogAppendTime is
-            INVALID_TIMESTAMP, Kafka corrects it, and drops what follows a batch.
+Deviations: nothing looks inside a batch beyond its 61-byte header and CRC, but for the keys of
+            compacted topics: a record count, key or timestamp inside that contradicts the header is
+            stored as it came. timeout_ms is not enforced: a local disk answers or fails. A
+            partition that stands twice in a request gets both batches; Kafka drops all but the
+            last. A batch that says LogAppendTime is
+            INVALID_TIMESTAMP, Kafka corrects it, and drops what follows a batch. One for a
+            compacted topic that inflates to more than 64 MiB is INVALID_RECORD.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Final, TypeAlias
 
 from kafka_protocol.api_key import ApiKey
 from kafka_protocol.compression import NONE, ZSTD
 from kafka_protocol.errors import ErrorCode
 from kafka_protocol.messages.current_leader import LeaderIdAndEpoch
 from kafka_protocol.messages.produce import (
+    BatchIndexAndErrorMessage,
     PartitionProduceData,
     PartitionProduceResponse,
     ProduceRequest,
@@ -46,10 +51,15 @@ from rpk_py.context import RequestContext
 from rpk_py.partition import Partition
 from rpk_py.pending import Pending
 from rpk_py.producers import Duplicate
+from rpk_py.record_keys import AT_ONCE_BYTES, Keyless, check_keys, is_small
 from rpk_py.turns import Large, wake
 from storage.errors import StorageError
 
 ADMIN_CLIENT_ID: Final = "__admin_client"  # AdminUtils.ADMIN_CLIENT_ID of Apache Kafka
+KeylessOf: TypeAlias = dict[int, Keyless]
+"""Refused batches, by id() of the request's part that holds them."""
+
+_NOTHING: Final[KeylessOf] = {}
 _ACKS: Final = (-1, 0, 1)
 _BY_ID_SINCE: Final = 13
 _ZSTD_SINCE: Final = 7
@@ -116,14 +126,22 @@ class _SlicedProduce(PendingProduce):
             self._settled = None
 
 
-def handle(ctx: RequestContext, request: ProduceRequest) -> ProduceResponse | PendingProduce:
+def handle(
+    ctx: RequestContext, request: ProduceRequest
+) -> ProduceResponse | PendingProduce | Large:
     """Enqueue every batch; the reply is pending until all of them are acknowledged."""
+    keyless: KeylessOf = _NOTHING
+    if ctx.broker.partitions.any_compacted:
+        looked = _look_inside(ctx, request)
+        if looked is None:
+            return handle_large(ctx, _copied(request))
+        keyless = looked
     response = ProduceResponse([], 0, [])
     pending = PendingProduce(ctx, response)
     for topic in request.topic_data:
         answers: list[PartitionProduceResponse] = []
         for data in topic.partition_data:
-            answers.append(_enqueue(ctx, request, topic, data, response, pending))
+            answers.append(_enqueue(ctx, request, topic, data, response, pending, keyless))
         response.responses.append(TopicProduceResponse(topic.name, topic.topic_id, answers))
     return pending if pending.waiting else response
 
@@ -143,7 +161,8 @@ def handle_large(ctx: RequestContext, request: ProduceRequest) -> Large:
         for topic in request.topic_data:
             answers: list[PartitionProduceResponse] = []
             for data in topic.partition_data:
-                answers.append(_enqueue(ctx, request, topic, data, response, pending))
+                keyless = await _look_inside_beside(ctx, topic, data)
+                answers.append(_enqueue(ctx, request, topic, data, response, pending, keyless))
                 if not len(answers) % _SLICE_PARTITIONS:
                     await pending.give_way()
             response.responses.append(TopicProduceResponse(topic.name, topic.topic_id, answers))
@@ -155,6 +174,62 @@ def handle_large(ctx: RequestContext, request: ProduceRequest) -> Large:
     return Large(make)
 
 
+def _batch_with_keys(
+    ctx: RequestContext, topic: TopicProduceData, data: PartitionProduceData
+) -> tuple[memoryview, str] | None:
+    """What must be looked into: the batch and the name of its partition. None: nothing."""
+    if ctx.api_version >= _BY_ID_SINCE:
+        partition = ctx.broker.partitions.get_by_id(topic.topic_id, data.index)
+    else:
+        partition = ctx.broker.partitions.get(topic.name, data.index)
+    records = data.records
+    if partition is None or not partition.compacted or records is None:
+        return None
+    header = check_batch(records, partition.max_message_bytes, ctx.api_version)
+    if isinstance(header, Refusal):
+        return None  # that is what the client is told
+    return records, partition.name
+
+
+def _look_inside(ctx: RequestContext, request: ProduceRequest) -> KeylessOf | None:
+    """Which batches lack keys that they need; None where that takes long to find out."""
+    keyless: KeylessOf = {}
+    for topic in request.topic_data:
+        for data in topic.partition_data:
+            found = _batch_with_keys(ctx, topic, data)
+            if found is None:
+                continue
+            records, name = found
+            if not is_small(parse_header(records), len(records)):
+                return None
+            refused = check_keys(records, name, AT_ONCE_BYTES)
+            if refused is not None:
+                if not refused.indexes:
+                    return None  # perhaps it is only larger than it looks
+                keyless[id(data)] = refused
+    return keyless
+
+
+async def _look_inside_beside(
+    ctx: RequestContext, topic: TopicProduceData, data: PartitionProduceData
+) -> KeylessOf:
+    """The same for one batch of any size."""
+    if not ctx.broker.partitions.any_compacted:
+        return _NOTHING
+    found = _batch_with_keys(ctx, topic, data)
+    refused = None if found is None else await ctx.broker.turns.in_thread(check_keys, *found)
+    return _NOTHING if refused is None else {id(data): refused}
+
+
+def _copied(request: ProduceRequest) -> ProduceRequest:
+    """The same with bytes of its own: the receive buffer's are valid until the first await."""
+    for topic in request.topic_data:
+        for data in topic.partition_data:
+            if data.records is not None:
+                data.records = memoryview(bytes(data.records))
+    return request
+
+
 def _enqueue(
     ctx: RequestContext,
     request: ProduceRequest,
@@ -162,6 +237,7 @@ def _enqueue(
     data: PartitionProduceData,
     response: ProduceResponse,
     pending: PendingProduce,
+    keyless: KeylessOf,
 ) -> PartitionProduceResponse:
     """Append a partition's batch; returns its place in the answer."""
     answer = PartitionProduceResponse(data.index, 0, -1, -1, -1, [], None, None)
@@ -176,7 +252,7 @@ def _enqueue(
     if partition is None:
         _refuse(ctx, response, answer, topic.name, topic.topic_id if by_id else None)
     else:
-        _append(ctx, partition, data, answer, pending)
+        _append(ctx, partition, data, answer, pending, keyless)
     return answer
 
 
@@ -186,6 +262,7 @@ def _append(
     data: PartitionProduceData,
     answer: PartitionProduceResponse,
     pending: PendingProduce,
+    keyless: KeylessOf,
 ) -> None:
     """Validate one batch and append it, or answer its duplicate."""
     if partition.error_message is not None:
@@ -203,6 +280,9 @@ def _append(
         _fail(ctx, answer, header.error, header.message)
         return
     assert records is not None
+    if keyless and id(data) in keyless:
+        _refuse_keyless(ctx, answer, keyless[id(data)])
+        return
     answer.log_start_offset = partition.log_start_offset
     if header.producer_id >= 0:
         verdict = partition.producers.check(
@@ -253,6 +333,15 @@ def _fail(
     answer.error_code = error
     answer.error_message = message
     ctx.broker.metrics.count_error(ApiKey.PRODUCE, error)
+
+
+def _refuse_keyless(
+    ctx: RequestContext, answer: PartitionProduceResponse, refused: Keyless
+) -> None:
+    _fail(ctx, answer, ErrorCode.INVALID_RECORD, refused.message)
+    answer.record_errors = [
+        BatchIndexAndErrorMessage(index, "the record has no key") for index in refused.indexes
+    ]
 
 
 def _wait(
@@ -323,6 +412,8 @@ def _check_header(header: BatchHeader, api_version: int) -> BatchHeader | Refusa
         return Refusal(ErrorCode.INVALID_RECORD, "clients may not write control batches")
     if header.is_transactional:
         return Refusal(ErrorCode.INVALID_TXN_STATE, "there are no transactions yet")
+    if header.delete_horizon_ms is not None:
+        return Refusal(ErrorCode.INVALID_RECORD, "only the broker may set a delete horizon")
     if not NONE <= header.compression <= ZSTD:
         return Refusal(ErrorCode.INVALID_RECORD, f"unknown compression {header.compression}")
     if header.compression == ZSTD and api_version < _ZSTD_SINCE:

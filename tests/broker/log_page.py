@@ -293,7 +293,9 @@ EVENTS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "it stays as it is; a damaged one is not tried again, others after 10 minutes",
             "see the reason; `rpk-py debug wal` tells what is wrong with a damaged one",
         ),
-        "a log cannot be rewritten": ("it failed meanwhile, and has said so", ""),
+        "a log cannot be cleaned": ("it failed meanwhile, and has said so; else report it", ""),
+        "a log was compacted": ("of every key the newest record is left", ""),
+        "a dirty offset cannot be written": ("the next start compacts more again", "see the disk"),
         "padding was removed": ("sealed segments of a partition were rewritten densely", ""),
         "a log start cannot be written": (
             "DeleteRecords failed, or segments that have had their time stay",

@@ -122,3 +122,5 @@ def partitions_of(response: Any) -> list[PartitionData]:
 
 
 BATCH = batch_of(bytes(1000))
+KEYED = bytes(build_batch([(b"key", bytes(1000))], timestamp_ms=BATCH_TIMESTAMP_MS))
+"""The same for compacted topics."""

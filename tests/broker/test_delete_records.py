@@ -24,7 +24,7 @@ from kafka_protocol.messages.list_offsets import (
 from rpk_py.metadata.state import TopicDeleted
 from storage.errors import StorageError
 from tests.broker.connection_fakes import NODE, OTHER_NODE, Client, run, running, until
-from tests.broker.request_builders import batch_of, values_of
+from tests.broker.request_builders import KEYED, batch_of, values_of
 
 VERSIONS = range(3)
 Answer = tuple[int, int, ErrorCode]  # partition, low watermark, error
@@ -114,7 +114,7 @@ def test_what_is_refused_moves_nothing(tmp_path: Path) -> None:
             await shard.create("both", cleanup_policy="compact, delete")
             await shard.create("__consumer_offsets")
             for topic in ("t", "compacted", "both"):  # nobody may fill the internal one
-                await shard.fill(topic, 3)
+                await shard.fill(topic, 3, batch=KEYED)
             client = shard.client()
             refused = {
                 ("t", 0, 4): ErrorCode.OFFSET_OUT_OF_RANGE,

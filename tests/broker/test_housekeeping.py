@@ -16,7 +16,13 @@ from kafka_protocol.record_batch import parse_header
 from rpk_py.housekeeping import FIRST_CHECK_S, Housekeeping
 from storage.errors import DiskFailed
 from tests.broker.connection_fakes import Shard, run, running, ticks, until
-from tests.broker.request_builders import BATCH_TIMESTAMP_MS, batch_of, fetch_request, values_of
+from tests.broker.request_builders import (
+    BATCH_TIMESTAMP_MS,
+    KEYED,
+    batch_of,
+    fetch_request,
+    values_of,
+)
 
 HOUR_MS = 3_600_000
 
@@ -83,7 +89,7 @@ def test_configs_that_change_count_at_the_next_walk(tmp_path: Path) -> None:
             await shard.create("own", retention_ms=str(4 * HOUR_MS))
             await shard.create("compacted", cleanup_policy="compact")
             for topic in ("t", "own", "compacted"):
-                await shard.fill(topic, 1)
+                await shard.fill(topic, 1, batch=KEYED)
             await housekeeping.walk()
             starts = {p.topic: p.log_start_offset for p in shard.table}
             assert starts == {"t": 0, "own": 0, "compacted": 0}

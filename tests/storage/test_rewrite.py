@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from kafka_protocol.record_batch import iter_batches
+from storage import open_log
 from storage.background import Pace
 from storage.errors import CorruptRecord
 from storage.index import decode_index
 from storage.replacement import DenseJob, Source, write_dense
-from storage.segment import INDEX_SUFFIX
+from storage.segment import INDEX_SUFFIX, Segment
 from storage.wal_format import (
     REWRITTEN_HEADER_BYTES,
     RecordHeader,
@@ -213,7 +214,7 @@ def test_timestamps_are_found_as_before(tmp_path: Path) -> None:
 
 def test_a_reader_in_the_old_segment_is_not_disturbed(tmp_path: Path) -> None:
     async def scenario() -> None:
-        driven = await padded(tmp_path, cache_bytes=0)
+        driven = await padded(tmp_path)
         driven.forget_cache()
         old, end = driven.segments[0], driven.log.durable_offset
         before = old.path.stat().st_ino
@@ -241,7 +242,87 @@ def test_a_reader_in_the_old_segment_is_not_disturbed(tmp_path: Path) -> None:
         assert slices
         await tick(20)
         assert old.fd == -1  # and then it was closed
+        bases = driven.log._spans._bases
+        assert not [base for base in bases if base < driven.segments[0].next_offset]
         await driven.check()
+
+    drive(scenario())
+
+
+def test_records_in_memory_are_not_mixed_with_those_of_the_new_segment(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        driven = await padded(tmp_path)
+        end = driven.log.durable_offset
+        assert driven.log.read_cached(5, end, BLOCK, True) is not None
+        assert await driven.log.rewriter.rewrite_dense(driven.segments[:1])
+        assert driven.log.read_cached(5, end, BLOCK, True) is None
+        await driven.log.read(7, end, BLOCK)
+        reads = driven.host.disk.reads
+        for offset in range(16):
+            assert driven.log.read_cached(offset, end, 1, True) is not None
+        assert driven.host.disk.reads == reads
+
+    drive(scenario())
+
+
+def test_a_segment_that_is_replaced_while_its_lock_is_waited_for_is_looked_at_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard that was killed was in the middle of a swap."""
+
+    async def scenario() -> None:
+        driven = await padded(tmp_path)
+        first = driven.segments[0].path
+        copy = tmp_path / "copy"
+        copy.write_bytes(first.read_bytes())
+        assert await driven.log.rewriter.rewrite_dense(driven.segments[:1])
+        await tick(20)
+        await driven.host.crash()
+        new = tmp_path / "new"
+        first.rename(new)
+        copy.rename(first)  # as it was when the next start came
+        first.with_suffix(INDEX_SUFFIX).unlink()
+        real = open_log.open_existing
+
+        def swapped_meanwhile(path: Path, *args: Any) -> Segment:
+            segment = real(path, *args)
+            if path == first and new.exists():
+                new.rename(first)
+            return segment
+
+        monkeypatch.setattr(open_log, "open_existing", swapped_meanwhile)
+        host = driven.host.next_life()
+        reopened = await host.open(appended=driven.appended)
+        assert reopened.segments[0].header.replaced is not None
+        await reopened.check()
+
+    drive(scenario())
+
+
+def test_an_index_that_contradicts_its_segments_header_is_damage(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        driven = await padded(tmp_path)
+        assert await driven.log.rewriter.rewrite_dense(driven.segments[:1])
+        await tick(20)
+        await driven.host.crash()
+        first = driven.segments[0]
+        ends = first.write_pos, first.next_offset - 1, first.last_header_crc
+        path = first.path.with_suffix(INDEX_SUFFIX)
+        path.write_bytes(first.index.encode(first.header, *ends))
+        with pytest.raises(CorruptRecord, match="does not end where it ended"):
+            await driven.host.next_life().open(appended=driven.appended)
+
+    drive(scenario())
+
+
+def test_when_it_was_written_last_is_kept(tmp_path: Path) -> None:
+    """Retention goes by that where records have no timestamps."""
+
+    async def scenario() -> None:
+        driven = await padded(tmp_path)
+        os.utime(driven.segments[1].path, (1000, 1000))
+        assert await driven.log.rewriter.rewrite_dense(driven.segments[:2])
+        assert driven.segments[0].path.stat().st_mtime == 1000
 
     drive(scenario())
 
