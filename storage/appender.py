@@ -129,6 +129,8 @@ class SegmentAppender:
         in_use = segment.header.block_bytes if segment else 0
         self.block_bytes = max(block_bytes, in_use)
         self._rolls_next = 0 < in_use < block_bytes  # the device's blocks are larger
+        if segment is not None and segment.header.replaced is not None:
+            self._rolls_next = True  # nothing is added to it; what was behind it was cut by hand
         self.topic_id, self.partition = topic_id, partition
         self.appended_offset = self.written_offset = self.durable_offset = next_offset
         self.stored_offset = next_offset

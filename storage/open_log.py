@@ -330,8 +330,6 @@ def _check_chain_of_segments(
                 f"{directory}: a segment is missing between {segment.path.name} and "
                 f"{successor.path.name}"
             )
-    if segments and segments[-1].header.replaced is not None:
-        raise CorruptRecord(f"{directory}: a segment is missing behind {segments[-1].path.name}")
 
 
 async def _newest_checkpoint(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from storage.disk import write_file_atomic
 from storage.errors import DiskFailed, DiskFull, StorageError
 from storage.record_buffer import RecordBuffer
+from storage.replacement import told_end
 from storage.retention import jittered, rolls_by_clock
 from storage.segment import INDEX_SUFFIX, Segment, create_segment, cut, file_name
 from storage.wal_format import SegmentHeader, record_bytes
@@ -133,7 +134,7 @@ class SegmentRoller:
         """Make the next active segment; seal the one before it in the background."""
         old, context, log = self._appender.segment, self._context, self._log
         block_bytes = self._appender.block_bytes
-        before = (old.base_offset, old.durable_pos, old.last_header_crc) if old else (-1, 0, 0)
+        before = told_end(old) if old is not None else (-1, 0, 0)
         # An empty one whose blocks are too small is replaced, place and name.
         replaced = old if old is not None and old.base_offset == base_offset else None
         if replaced is not None:

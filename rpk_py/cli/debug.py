@@ -318,14 +318,14 @@ def _drive(reads: Reads, file: _ReadOnlyFile) -> ScanResult:
 def _known_durable(path: Path, header: SegmentHeader) -> _Known:
     """What the files beside the segment say had been durable of it."""
     known = _Known()
-    told_base, replaced_end = header.base_offset, ""
-    if header.replaced is not None:
-        told_base = header.replaced.last_base_offset
-        replaced_end = file_name(header.replaced.next_offset, SEGMENT_SUFFIX)
-        known.note(header.replaced.end_pos, "its own header, written last,")
+    told_base, replaced_end = header.base_offset, path.name
+    if (replaced := header.replaced) is not None:
+        told_base = replaced.last_base_offset
+        replaced_end = file_name(replaced.next_offset - 1, SEGMENT_SUFFIX)
+        known.note(replaced.end_pos, "its own header, written last,")
     for other in sorted(path.parent.glob(f"*{SEGMENT_SUFFIX}")):
-        if other.name <= path.name or other.name < replaced_end:
-            continue  # behind it: what it replaced
+        if other.name <= replaced_end:
+            continue
         try:
             following = decode_segment_header(memoryview(_head_of(other)))
         except OSError:
@@ -407,7 +407,8 @@ def _headers_behind(
 
 
 def _segment_facts(path: Path, header: SegmentHeader, file_bytes: int) -> dict[str, Any]:
-    facts: dict[str, Any] = {
+    rewritten = {"rewritten": header.replaced._asdict()} if header.replaced else {}
+    return rewritten | {
         "path": str(path),
         "file_bytes": file_bytes,
         "base_offset": header.base_offset,
@@ -421,9 +422,6 @@ def _segment_facts(path: Path, header: SegmentHeader, file_bytes: int) -> dict[s
         "prev_end_pos": header.prev_end_pos,
         "prev_header_crc": f"{header.prev_header_crc:08x}",
     }
-    if header.replaced is not None:
-        facts["rewritten"] = header.replaced._asdict()
-    return facts
 
 
 def _record_facts(record: RecordHeader, crc: str) -> dict[str, Any]:

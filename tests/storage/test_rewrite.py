@@ -409,6 +409,39 @@ def test_a_log_that_ends_stops_what_is_under_way(tmp_path: Path, end: str) -> No
     drive(scenario())
 
 
+def test_a_log_that_was_cut_behind_a_rewritten_segment_goes_on_in_a_new_one(
+    tmp_path: Path,
+) -> None:
+    """As `rpk-py debug cut` leaves it."""
+
+    async def scenario() -> None:
+        driven = await padded(tmp_path)
+        assert await driven.log.rewriter.rewrite_dense(driven.segments[:2])
+        await tick(20)
+        await driven.host.crash()
+        end = driven.segments[0].next_offset
+        for segment in driven.segments[1:]:
+            segment.path.unlink()
+            segment.path.with_suffix(INDEX_SUFFIX).unlink(missing_ok=True)
+        for path in driven.log.directory.glob("*.checkpoint"):
+            path.unlink()
+        appended = [stored for stored in driven.appended if stored.next_offset <= end]
+        host = driven.host.next_life()
+        for _ in range(3):
+            host.pool.load()
+            driven = await host.open(appended=appended)
+            for _ in range(20):
+                await driven.append_durably(b"goes on")
+            assert driven.segments[0].header.replaced is not None
+            assert driven.segments[1].base_offset == end
+            await driven.check()
+            appended = driven.appended
+            await host.crash()
+            host = host.next_life()
+
+    drive(scenario())
+
+
 # --- what goes wrong ------------------------------------------------------------------------------
 
 
@@ -462,8 +495,6 @@ def test_what_is_missing_behind_or_in_a_rewritten_segment_is_damage(
         segments = driven.segments
         if what == "last":
             segments[-1].path.unlink()
-            for path in driven.log.directory.glob("*.checkpoint"):
-                path.unlink()
         elif what == "hole":
             segments[1].path.unlink()
         elif what == "end":
