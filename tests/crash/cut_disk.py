@@ -1,9 +1,11 @@
-"""A disk that can lose power: ext4 on a loop device, shut down by ioctl as if the plug was pulled.
+"""A disk that can lose power: ext4 or XFS on a loop device, shut down by ioctl as if the plug was
+pulled.
 
-EXT4_IOC_SHUTDOWN without a log flush makes the file system refuse everything from that moment and
-drop what it had only in memory: dirty pages and its own running journal. After unmount and mount
-what is left is what had been written through, exactly what a power cut leaves (minus the drive's
-own cache, which this cannot drop: the loop device's flushes are the host's).
+The ioctl (EXT4_IOC_SHUTDOWN, XFS_IOC_GOINGDOWN: the same number) without a log flush makes the file
+system refuse everything from that moment and drop what it had only in memory: dirty pages and its
+own running journal. After unmount and mount what is left is what had been written through, exactly
+what a power cut leaves (minus the drive's own cache, which this cannot drop: the loop device's
+flushes are the host's).
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from pathlib import Path
 
 from tests.clients.broker import wait_until
 
-EXT4_IOC_SHUTDOWN = 0x8004587D  # _IOR('X', 125, u32)
+SHUTDOWN = 0x8004587D  # _IOR('X', 125, u32)
 NOLOGFLUSH = struct.pack("I", 2)
 FIFREEZE = 0xC0045877  # _IOWR('X', 119, int)
 FITHAW = 0xC0045878
 IMAGE_BYTES = 3 << 30  # sparse: only what is written takes space
+_PACKAGES = {"ext4": "e2fsprogs", "xfs": "xfsprogs"}
+_FORCE = {"ext4": "-F", "xfs": "-f"}
 
 
 class CutDiskUnavailable(Exception):
@@ -31,11 +35,11 @@ class CutDiskUnavailable(Exception):
 class CutDisk:
     """See the module; `path` is where the file system is mounted. Close it, whatever happens."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, kind: str = "ext4") -> None:
         if os.geteuid() != 0:
             raise CutDiskUnavailable("power cuts need root, to mount a loop device")
-        if shutil.which("mkfs.ext4") is None or shutil.which("mount") is None:
-            raise CutDiskUnavailable("power cuts need mkfs.ext4 (e2fsprogs) and mount")
+        if shutil.which(f"mkfs.{kind}") is None or shutil.which("mount") is None:
+            raise CutDiskUnavailable(f"power cuts need mkfs.{kind} ({_PACKAGES[kind]}) and mount")
         if not Path("/dev/loop-control").exists():
             raise CutDiskUnavailable("power cuts need loop devices: there is no /dev/loop-control")
         self._image = directory / "disk.img"
@@ -45,20 +49,21 @@ class CutDisk:
             image.truncate(IMAGE_BYTES)
         self._mounted = False
         self._frozen = False
+        self._kind = kind
         try:
-            _run("mkfs.ext4", "-q", "-F", str(self._image))
+            _run(f"mkfs.{kind}", "-q", _FORCE[kind], str(self._image))
             self._mount()
         except subprocess.CalledProcessError as error:
             self.close()
             raise CutDiskUnavailable(f"no loop mount here: {error.stderr.strip()}") from None
 
     def _mount(self) -> None:
-        _run("mount", "-t", "ext4", "-o", "loop", str(self._image), str(self.path))
+        _run("mount", "-t", self._kind, "-o", "loop", str(self._image), str(self.path))
         self._mounted = True
 
     def cut_power(self) -> None:
         """From now on nothing more reaches the disk and whatever had not is lost."""
-        self._ioctl(EXT4_IOC_SHUTDOWN, NOLOGFLUSH)
+        self._ioctl(SHUTDOWN, NOLOGFLUSH)
 
     def freeze(self) -> None:
         """Let every write wait, until `thaw`."""

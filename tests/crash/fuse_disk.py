@@ -1,0 +1,232 @@
+"""A disk that fails on demand: a FUSE file system in Python over a directory.
+
+    python -m tests.crash.fuse_disk DIRECTORY MOUNTPOINT FAULT
+
+Every operation is passed through to DIRECTORY but the ones of FAULT, a JSON object {op, nth, error,
+times}: from the nth `op` on, counted over all files, `times` of them fail with `error` (a name of
+errno), or with error "short" write half of what they were given. DIRECTORY is what a healthy disk
+would hold: everything that was answered without an error, and nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from storage.disk import allocate
+from tests.clients.broker import ROOT, wait_until
+
+READY_S_MAX = 20.0
+MET = ".met"  # behind the name of the backing directory: a file that is there once a fault was met
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """See the module."""
+
+    op: str
+    nth: int
+    error: str
+    times: int = 1
+
+
+class FuseUnavailable(Exception):
+    """This machine cannot mount one; the message says why."""
+
+
+class FuseDisk:
+    """The mount and its process; `path` is where it is. Close it, whatever happens."""
+
+    def __init__(self, backing: Path, path: Path, fault: Fault | None) -> None:
+        self.path = path
+        self._met = Path(f"{backing}{MET}")
+        path.mkdir(exist_ok=True)
+        backing.mkdir(exist_ok=True)
+        try:
+            import mfusepy  # noqa: F401
+        except (ImportError, OSError) as error:
+            raise FuseUnavailable(f"FUSE needs mfusepy and libfuse3 (fuse3): {error}") from None
+        if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+            raise FuseUnavailable("FUSE needs /dev/fuse, and the right to use it")
+        facts = json.dumps(asdict(fault) if fault is not None else {})
+        command = [sys.executable, "-m", "tests.crash.fuse_disk", str(backing), str(path), facts]
+        self._process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        try:
+            wait_until(self._is_mounted, "the FUSE file system is mounted", READY_S_MAX)
+        except AssertionError:
+            self._process.kill()
+            _, said = self._process.communicate()
+            raise FuseUnavailable(f"FUSE cannot be mounted here: {said.strip()[-300:]}") from None
+
+    @property
+    def met(self) -> bool:
+        """Whether anybody met the fault."""
+        return self._met.exists()
+
+    def _is_mounted(self) -> bool:
+        assert self._process.poll() is None, "its process ended"
+        return os.path.ismount(self.path)
+
+    def close(self) -> None:
+        """Unmount; its process ends."""
+        subprocess.run(["umount", str(self.path)], capture_output=True, check=False)
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            subprocess.run(["umount", "-l", str(self.path)], capture_output=True, check=False)
+            self._process.kill()
+        self._process.communicate()
+
+
+class _PassThrough:
+    """The kernel's words to the backing directory's files, but for the fault."""
+
+    use_ns = True
+
+    def __init__(
+        self, backing: str, fault: Fault | None, refuse: Callable[[int], Exception]
+    ) -> None:
+        """`refuse`: makes the exception that gives an errno to the kernel."""
+        self._backing = backing
+        self._fault = fault
+        self._refuse = refuse
+        self._counts: dict[str, int] = {}
+
+    def _meet(self, op: str) -> bool:
+        """Count an operation; raise where it fails. Returns whether it is to be cut short."""
+        self._counts[op] = count = self._counts.get(op, 0) + 1
+        fault = self._fault
+        if fault is None or fault.op != op or not fault.nth <= count < fault.nth + fault.times:
+            return False
+        Path(self._backing + MET).touch()
+        if fault.error == "short":
+            return True
+        raise self._refuse(getattr(errno, fault.error))
+
+    def _real(self, path: str) -> str:
+        return self._backing + path
+
+    def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
+        """lstat."""
+        found = os.lstat(self._real(path))
+        keys = ("st_mode", "st_nlink", "st_size", "st_uid", "st_gid", "st_blocks", "st_ino")
+        facts = {key: getattr(found, key) for key in keys}
+        times = {"st_atime", "st_mtime", "st_ctime"}
+        return facts | {key: getattr(found, f"{key}_ns") for key in times}
+
+    def readdir(self, path: str, fh: int) -> list[str]:
+        """Names."""
+        return [".", "..", *os.listdir(self._real(path))]
+
+    def statfs(self, path: str) -> dict[str, int]:
+        """As the backing directory's."""
+        found = os.statvfs(self._real(path))
+        keys = ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree")
+        return {key: getattr(found, key) for key in keys} | {"f_namemax": 255}
+
+    def open(self, path: str, flags: int) -> int:
+        """Without Direct I/O below: the kernel's buffers here are not aligned."""
+        self._meet("open")
+        return os.open(self._real(path), flags & ~os.O_DIRECT)
+
+    def create(self, path: str, mode: int, fi: Any = None) -> int:
+        """Likewise."""
+        self._meet("create")
+        return os.open(self._real(path), os.O_RDWR | os.O_CREAT, mode)
+
+    def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
+        """pread."""
+        self._meet("read")
+        return os.pread(fh, size, offset)
+
+    def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
+        """pwrite."""
+        short = self._meet("write")
+        return os.pwrite(fh, data[: len(data) // 2] if short else data, offset)
+
+    def fsync(self, path: str, datasync: int, fh: int) -> int:
+        """fsync."""
+        self._meet("fsync")
+        os.fsync(fh)
+        return 0
+
+    def fsyncdir(self, path: str, datasync: int, fh: int) -> int:
+        """The same of a directory."""
+        self._meet("fsyncdir")
+        return 0
+
+    def fallocate(self, path: str, mode: int, offset: int, size: int, fh: int) -> int:
+        """fallocate."""
+        self._meet("fallocate")
+        allocate(fh, offset, size)
+        return 0
+
+    def truncate(self, path: str, length: int, fh: int | None = None) -> int:
+        """truncate."""
+        self._meet("truncate")
+        os.truncate(self._real(path), length)
+        return 0
+
+    def rename(self, old: str, new: str) -> int:
+        """rename."""
+        self._meet("rename")
+        os.rename(self._real(old), self._real(new))
+        return 0
+
+    def unlink(self, path: str) -> int:
+        """unlink."""
+        self._meet("unlink")
+        os.unlink(self._real(path))
+        return 0
+
+    def mkdir(self, path: str, mode: int) -> int:
+        """mkdir."""
+        self._meet("mkdir")
+        os.mkdir(self._real(path), mode)
+        return 0
+
+    def rmdir(self, path: str) -> int:
+        """rmdir."""
+        os.rmdir(self._real(path))
+        return 0
+
+    def chmod(self, path: str, mode: int) -> int:
+        """chmod."""
+        os.chmod(self._real(path), mode)
+        return 0
+
+    def utimens(self, path: str, times: Any = None) -> int:
+        """utime."""
+        os.utime(self._real(path), ns=times)
+        return 0
+
+    def release(self, path: str, fh: int) -> int:
+        """close."""
+        os.close(fh)
+        return 0
+
+
+def main() -> None:
+    """The process that serves the mount, until it is unmounted."""
+    import mfusepy
+
+    backing, mountpoint, text = sys.argv[1:]
+    facts = json.loads(text)
+    fault = Fault(**facts) if facts else None
+
+    class Operations(_PassThrough, mfusepy.Operations):  # type: ignore[misc]
+        """What mfusepy looks for, and what it does with operations that are not there."""
+
+    operations = Operations(backing, fault, mfusepy.FuseOSError)
+    mfusepy.FUSE(operations, mountpoint, foreground=True, nothreads=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""SIGKILL at the n-th system call of each kind that changes a file, for n = 1, 2, ... to the last.
+
+    python -m tests.crash.points [--step N] [--seed N]
+
+A child lives on the thread-pool backend, whose writes are system calls, with everything in one
+thread, so that its calls are in one row. First a life on an empty directory is killed at each
+point, then the recovery of a directory that a kill left behind. After each kill every log is
+recovered and held to what was acknowledged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from storage.disk import BlockingPool
+from storage.errors import StorageError
+from storage.threaded import ThreadQueue
+from tests.clients.broker import ROOT
+from tests.crash.engine import Engine, Ledger, Lost, Shared, live
+
+CALLS = (
+    *("pwritev2", "fsync", "rename", "fallocate", "pwrite64", "ftruncate", "unlink", "mkdir"),
+    *("fdatasync", "rmdir"),
+)
+APPENDS = 25  # of each partition in one life
+KILLED_AT = 30  # the write at which it dies whose recovery is killed at each point, too
+ENDS_S_MAX = 60.0
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Result:
+    """`points` were killed at, `records` read back; `lost` is what the judge said first."""
+
+    points: int = 0
+    records: int = 0
+    lost: str | None = None
+
+
+def run(
+    folder: Path, seed: int, step: int = 1, first: int = 1,
+    say: Callable[[str], None] = lambda _text: None,
+) -> Result:  # fmt: skip
+    """Every `step`-th point from `first` on, of a first life and of a recovery."""
+    result = Result()
+    for recovers in (False, True):
+        for call in CALLS:
+            for point in _points(folder, seed, call, range(first, 1 << 30, step), recovers, result):
+                if result.points % 20 == 0:
+                    what = "a recovery" if recovers else "a first life"
+                    say(f"{result.points} points, now {call} {point} of {what}")
+                if result.lost is not None:
+                    return result
+    return result
+
+
+def _points(
+    folder: Path, seed: int, call: str, points: Iterable[int], recovers: bool, result: Result
+) -> Iterator[int]:
+    for point in points:
+        place = folder / f"{call}-{point}"
+        place.mkdir()
+        shared, ledger = Shared(place / "shared"), Ledger(seed)
+        life = 0
+        try:
+            if recovers:
+                _kill_at(place, seed, 0, "pwritev2", KILLED_AT)
+                ledger.judge(Engine(_copy(place), "threads"), shared, 0)
+                life = 1
+            killed = _kill_at(place, seed, life, call, point)
+            ledger.judge(Engine(place / "data", "threads"), shared, life)
+        except (Lost, StorageError) as error:
+            result.lost = f"killed at {call} {point}, seed {seed}: {error}"
+            killed = True
+        result.records += ledger.records
+        shutil.rmtree(place)
+        if not killed:
+            return  # it has fewer calls than that
+        result.points += 1
+        yield point
+
+
+def _copy(place: Path) -> Path:
+    """A copy to look at: the recovery that is killed must find what the kill left."""
+    copy = place / "copy"
+    shutil.copytree(place / "data", copy)
+    return copy
+
+
+def _kill_at(place: Path, seed: int, life: int, call: str, point: int) -> bool:
+    """Have a child live, and die at its n-th call; whether it came to that."""
+    facts = json.dumps({"place": str(place), "seed": seed, "life": life})
+    child = [sys.executable, "-m", "tests.crash.points", "--child", facts]
+    trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]
+    trace += ["-e", f"inject={call}:signal=SIGKILL:when={point}"]
+    done = subprocess.run(
+        [*trace, *child], cwd=ROOT, capture_output=True, timeout=ENDS_S_MAX, text=True, check=False
+    )
+    if done.returncode in (-9, 137):
+        return True
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+    return False
+
+
+def _be_child(facts: dict[str, object]) -> None:
+    """One life, in one thread: strace counts each thread's calls for itself."""
+
+    async def run_here(_pool: BlockingPool, fn: Callable[..., T], *args: object) -> T:
+        return fn(*args)
+
+    def submit_here(queue: ThreadQueue) -> int:
+        jobs = [*queue._queued, None]
+        queue._queued.clear()
+        for job in jobs:
+            queue._jobs.put(job)
+        queue._work()
+        return len(jobs) - 1
+
+    BlockingPool.run = run_here  # type: ignore[method-assign,assignment]
+    ThreadQueue.submit = submit_here  # type: ignore[method-assign]
+    place = Path(str(facts["place"]))
+    engine, shared = Engine(place / "data", "threads"), Shared(place / "shared")
+    asyncio.run(live(engine, shared, int(str(facts["seed"])), int(str(facts["life"])), APPENDS))
+
+
+def main() -> int:
+    """The command; exit code 1 where something was lost."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--step", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child is not None:
+        _be_child(args.child)
+        return 0
+    print(f"seed {args.seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="points.") as folder:
+        result = run(Path(folder), args.seed, args.step, 1, lambda text: print(text, flush=True))
+    print(result)
+    return int(result.lost is not None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Short forms of what `make crash` does in full; tests/crash/__main__.py says what these are."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash import failing, points, power, rot
+from tests.crash.cut_disk import CutDisk, CutDiskUnavailable
+from tests.crash.fuse_disk import FuseUnavailable
+
+Note = Callable[[str], None]
+
+
+@pytest.fixture
+def in_memory(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory where there is one: a kill and a flipped bit need no disk."""
+    if not Path("/dev/shm").is_dir():
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="crash.") as folder:
+        yield Path(folder)
+
+
+def disk_of(folder: Path, kind: str) -> CutDisk:
+    try:
+        return CutDisk(folder, kind)
+    except CutDiskUnavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize(("kind", "cycles"), [("ext4", 40), ("xfs", 20)])
+def test_power_cuts_of_the_engine_lose_nothing(
+    tmp_path: Path, seed: int, note: Note, kind: str, cycles: int
+) -> None:
+    disk = disk_of(tmp_path, kind)
+    try:
+        result = power.run(disk, seed, cycles)
+    finally:
+        disk.close()
+    note(f"{kind}: {result}")
+    assert result.lost is None
+    assert result.cycles == cycles
+    assert result.records > cycles
+
+
+def test_an_engine_that_does_not_sync_loses_something_within_twenty_cuts(
+    tmp_path: Path, note: Note
+) -> None:
+    disk = disk_of(tmp_path, "ext4")
+    try:
+        results = []
+        for seed in range(1, 4):  # moments are not repeatable: three tries
+            results.append(power.run(disk, seed, 20, lying=True))
+            if results[-1].lost is not None:
+                break
+    finally:
+        disk.close()
+    note(f"without a sync: lost in cycle {results[-1].cycles}")
+    assert results[-1].lost is not None
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="crash points need strace")
+def test_a_kill_at_system_calls_loses_nothing(in_memory: Path, note: Note) -> None:
+    result = points.run(in_memory, seed=7, step=37, first=5)
+    note(f"crash points: {result}")
+    assert result.lost is None
+    assert result.points >= 15
+
+
+def test_a_disk_that_fails_takes_nothing_with_it(tmp_path: Path, note: Note) -> None:
+    kinds = (("write", "EIO"), ("write", "ENOSPC"), ("write", "short"), ("fsync", "EIO"))
+    try:
+        result = failing.run(tmp_path, seed=7, step=90, kinds=(*kinds, ("fallocate", "ENOSPC")))
+    except FuseUnavailable as error:
+        pytest.skip(str(error))
+    note(f"failing disk: {result}")
+    assert result.lost is None
+    assert len(result.faults) == 5
+    assert result.offline > 0, "a fault takes a partition offline"
+    assert result.served > 0, "and others go on"
+
+
+def test_flipped_bits_are_told_or_harmless(in_memory: Path, note: Note) -> None:
+    result = rot.run(in_memory, seed=7, step=101)
+    note(f"bit rot: {result}")
+    assert result.lost is None
+    assert set(result.flips) >= {"wal"}
+    assert result.told > 50
