@@ -2,9 +2,9 @@
 
 The child runs what a shard runs, without the broker around it: the disk backend, the committer,
 the journal, the logs of some partitions, recovery. It appends batches whose bytes say who wrote
-them, deletes old records, reads, closes, and tells the parent through shared memory what was
-acknowledged. The parent kills it, cuts the power, fails its disk: whatever the test is about. Then
-`Ledger.judge` opens the logs anew and holds them to what was acknowledged.
+them, deletes old records, has segments rewritten, reads, closes, and tells the parent through
+shared memory what was acknowledged. The parent kills it, cuts the power, fails its disk: whatever
+the test is about. Then `Ledger.judge` opens the logs anew and holds them to what was acknowledged.
 """
 
 from __future__ import annotations
@@ -206,10 +206,14 @@ async def live(engine: Engine, shared: Shared, seed: int, life: int, appends: in
         asyncio.ensure_future(_feed(log, i, shared, seed, life, appends))
         for i, log in enumerate(logs)
     ]
-    tasks.append(asyncio.ensure_future(_disturb(logs, shared, rng)))
-    await asyncio.gather(*tasks[:-1])
-    tasks[-1].cancel()
-    await asyncio.wait(tasks[-1:])
+    others = [
+        asyncio.ensure_future(_disturb(logs, shared, rng)),
+        asyncio.ensure_future(_rewrite(logs)),
+    ]
+    await asyncio.gather(*tasks)
+    for task in others:
+        task.cancel()
+    await asyncio.wait(others)
     await engine.close(context, logs)
 
 
@@ -273,6 +277,18 @@ async def _disturb(logs: list[Log], shared: Shared, rng: random.Random) -> None:
             if log.failed is None:
                 continue
             return
+
+
+async def _rewrite(logs: list[Log]) -> None:
+    """Replace sealed segments by dense ones, as a shard does in its spare time."""
+    while True:
+        for log in logs:
+            await asyncio.sleep(0.002)
+            try:
+                await log.rewriter.rewrite_padded()
+            except StorageError:
+                if log.failed is None:
+                    raise
 
 
 def start_life(
