@@ -13,6 +13,7 @@ the end of its input, or with its parent.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pickle
@@ -31,7 +32,8 @@ def main(lock_path: str, parent_pid: int) -> None:
     """Serve until the input ends."""
     die_with_parent(parent_pid)
     os.nice(19)
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))  # the shard's is its own
+    with contextlib.suppress(OSError):  # where that is refused it shares the shard's core
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what anybody prints is no answer
     lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

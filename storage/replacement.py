@@ -10,6 +10,7 @@ so that recovery knows the others of them as leftovers (open_log.py).
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ from storage.wal_format import (
     round_up,
 )
 
+# Of file systems without hard links: there a replaced file goes with its last reader.
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 DENSE_BYTES = 1 << 20  # one record's usual bound, as of the appender's
 REWRITTEN_SUFFIX = ".rewritten" + TEMPORARY_SUFFIX
 REPLACED_SUFFIX = ".replaced" + TEMPORARY_SUFFIX
@@ -322,7 +325,11 @@ def put_in_place(directory: Path, temporary: Path, base_offsets: Iterable[int]) 
     for base_offset in (first, *others):
         kept = replaced_path(directory, base_offset)
         kept.unlink(missing_ok=True)
-        os.link(directory / file_name(base_offset, SEGMENT_SUFFIX), kept)
+        try:
+            os.link(directory / file_name(base_offset, SEGMENT_SUFFIX), kept)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
     (directory / file_name(first, INDEX_SUFFIX)).unlink(missing_ok=True)  # it is of the old one
     os.rename(temporary, directory / file_name(first, SEGMENT_SUFFIX))
     try:
@@ -337,5 +344,5 @@ def put_in_place(directory: Path, temporary: Path, base_offsets: Iterable[int]) 
 
 
 def replaced_path(directory: Path, base_offset: int) -> Path:
-    """Where the file of a replaced segment is until nobody reads it."""
+    """Where the file of a replaced segment is until nobody reads it, if it can have two names."""
     return directory / file_name(base_offset, REPLACED_SUFFIX)

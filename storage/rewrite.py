@@ -278,6 +278,8 @@ class Rewriter:
             path = replaced_path(self.log.directory, old.base_offset)
             try:
                 await self.context.disk.run(self.context.pool.retire, path)
+            except FileNotFoundError:  # see NO_LINKS
+                continue
             except OSError as error:  # the next start removes it
                 self.context.report("a file cannot be removed", f"{path}: {error}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -480,6 +481,24 @@ def test_without_room_nothing_changes_and_it_is_not_tried_at_once(
         assert not driven.log.rewriter.may_try
         assert not await driven.log.rewriter.rewrite_padded()
         await driven.check()
+
+    drive(scenario())
+
+
+def test_a_file_system_without_hard_links_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_args: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    async def scenario() -> None:
+        driven = await padded(tmp_path)
+        monkeypatch.setattr(os, "link", refused)
+        assert await driven.log.rewriter.rewrite_dense(driven.segments[:2])
+        assert await rewrite_all(driven)
+        assert not driven.host.messages
+        await driven.check()
+        assert not list(driven.log.directory.glob("*.tmp"))
 
     drive(scenario())
 
