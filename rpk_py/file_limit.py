@@ -1,6 +1,8 @@
-"""Open files: the limit raised to what the system allows, and a warning where that is too low.
+"""Open files: the limit raised to what the system allows, a warning where that is too low, and what
+of it is for segments.
 
-Which process: supervisor, before it forks; shards inherit the limit.
+Which process: supervisor, before it forks; shards inherit the limit. Invariants: segments, clients
+and a shard's own files are fewer than the limit together, as long as clients are bounded.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from rpk_py.config import Config
 
 RESERVED_FILES_MAX = 1000  # for partitions that are made while clients hold all others
+SEGMENT_FILES_MAX = 100_000  # the kernel takes 2 KiB for each
 _OWN_FILES = 64  # of a shard: ring, loop, listener, control socket, standard streams, and room
 
 
@@ -21,6 +24,18 @@ def last_file_for_clients() -> int:
     if soft == resource.RLIM_INFINITY:
         return 1 << 31
     return soft - 1 - min(soft // 4, RESERVED_FILES_MAX)
+
+
+def segment_files_max(config: Config) -> int:
+    """How many segments a shard keeps open: what the most clients would leave, but for what is
+    kept for partitions; at least half of that, the other half is for files that are made or opened
+    in passing. Of this process."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return SEGMENT_FILES_MAX
+    kept = soft - 1 - last_file_for_clients()
+    left = soft - config.connections_max - _OWN_FILES - kept
+    return min(max(left, kept // 2), SEGMENT_FILES_MAX)
 
 
 def raise_file_limit(config: Config, partitions: int, on_message: Callable[[str], None]) -> None:
@@ -38,5 +53,6 @@ def raise_file_limit(config: Config, partitions: int, on_message: Callable[[str]
         on_message(
             f"a shard may open {hard} files, but connections_max={config.connections_max} and the"
             f" {partitions} partitions of a shard may need {needed}: near it connections are"
-            " refused, and at it partitions go offline (raise ulimit -n, or LimitNOFILE of systemd)"
+            " refused, and segments are closed and opened again as they are used (raise ulimit -n,"
+            " or LimitNOFILE of systemd)"
         )

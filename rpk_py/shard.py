@@ -24,6 +24,7 @@ from rpk_py.config import Config
 from rpk_py.context import Broker
 from rpk_py.data_dir import LOCK_NAME, RECYCLE
 from rpk_py.event_loop import new_event_loop
+from rpk_py.file_limit import segment_files_max
 from rpk_py.housekeeping import Housekeeping
 from rpk_py.journal_life import JournalOfShard
 from rpk_py.log_setup import Log, log_loop_problems, make_logger
@@ -163,6 +164,7 @@ def _log_context(
         now_ms=lambda: time.time_ns() // 1_000_000,
         rng=random.SystemRandom(),
         report=log.report,
+        files_max=segment_files_max(config),
     )
 
 

@@ -126,6 +126,8 @@ class SegmentAppender:
         self._cache = cache
         self._spans = spans
         self.segment = segment
+        if segment is not None:
+            segment.writer = self
         in_use = segment.header.block_bytes if segment else 0
         self.block_bytes = max(block_bytes, in_use)
         self._rolls_next = 0 < in_use < block_bytes  # the device's blocks are larger
@@ -232,7 +234,7 @@ class SegmentAppender:
                 self._prepare(record)
                 return
             total = record_bytes(record.size, self.block_bytes)
-            if segment.write_pos + total > segment.allocated_bytes:
+            if segment.fd < 0 or segment.write_pos + total > segment.allocated_bytes:
                 self._prepare(record)
                 return
             queued.popleft()
@@ -286,6 +288,7 @@ class SegmentAppender:
             return
         if segment is not self.segment:
             self.segment = segment
+            segment.writer = self
             if self._queued:  # not after begin_roll
                 self._queued[0].rolls = False
         self._committer.mark_dirty(self)
@@ -344,6 +347,11 @@ class SegmentAppender:
     def idle(self) -> bool:
         """Nothing is open, queued, in flight or being prepared."""
         return not (self._open or self._queued or self._in_flight or self._preparing)
+
+    @property
+    def lets_go(self) -> bool:
+        """Writer: nothing is on its way to the segment, or about to be in this tick."""
+        return not self._in_flight and (self._preparing or not self._queued)
 
     @property
     def in_flight_count(self) -> int:

@@ -58,6 +58,7 @@ class ColdReader:
         self._disk = context.disk
         self._spans = spans
         self._cache = context.cache
+        self._files = context.files
         self._spawn = spawn
         # Where reads end: the offset after them -> segment, position, size of the read.
         self._ends: OrderedDict[int, tuple[Segment, int, int]] = OrderedDict()
@@ -68,11 +69,19 @@ class ColdReader:
     async def load(self, segments: Sequence[Segment], offset: int) -> list[RecordBuffer]:
         """The record that holds `offset`, and the whole ones that were read along behind it.
 
-        Raises CorruptRecord where it is not there as it was written, OSError.
+        Nothing where it was deleted meanwhile.
+        Raises CorruptRecord where it is not there as it was written, StorageError, OSError.
         """
-        while (reading := self._under_way(offset)) is not None:
-            if records := await asyncio.shield(reading.done):
-                return records
+        while (segment := self._holder(segments, offset)) is not None:
+            async with self._files.used(segment, segments):
+                if (reading := self._under_way(offset)) is not None:
+                    if records := await asyncio.shield(reading.done):
+                        return records
+                elif segment is self._holder(segments, offset):
+                    return await self._load(segments, offset)
+        return []
+
+    async def _load(self, segments: Sequence[Segment], offset: int) -> list[RecordBuffer]:
         goes_on = offset in self._ends
         read = self._start(segments, offset)
         if goes_on and read.next_offset >= 0:
@@ -135,14 +144,19 @@ class ColdReader:
 
     def _place(self, segments: Sequence[Segment], offset: int) -> tuple[Segment, int, int]:
         """From where to read for `offset`, and about how much."""
-        i = bisect_right(segments, offset, key=lambda segment: segment.base_offset) - 1
-        pos = segments[i].index.pos_for_offset(offset) if i >= 0 else None
-        if pos is None:
+        holder = self._holder(segments, offset)
+        pos = holder.index.pos_for_offset(offset) if holder is not None else None
+        if holder is None or pos is None:
             raise CorruptRecord(f"{self._directory}: no segment holds offset {offset}")
         if offset not in self._ends:
-            return segments[i], pos, READ_BYTES_MIN
+            return holder, pos, READ_BYTES_MIN
         segment, end_pos, size = self._ends.pop(offset)
-        return segments[i], end_pos if segment is segments[i] else pos, self._cache.larger(size)
+        return holder, end_pos if segment is holder else pos, self._cache.larger(size)
+
+    def _holder(self, segments: Sequence[Segment], offset: int) -> Segment | None:
+        """The segment that holds `offset`, None where it is below all of them."""
+        i = bisect_right(segments, offset, key=lambda segment: segment.base_offset) - 1
+        return segments[i] if i >= 0 else None
 
     def _note_end(self, next_offset: int, segment: Segment, pos: int, size: int) -> None:
         """A read of `size` ends at `pos`, where `next_offset` begins."""
@@ -169,6 +183,9 @@ class ColdReader:
     def _may_read_ahead(self, segments: Sequence[Segment], offset: int) -> bool:
         if offset not in self._ends or self._under_way(offset) or self._spans.holds(offset):
             return False
+        holder = self._holder(segments, offset)
+        if holder is None or holder.fd < 0:
+            return False  # who gets there opens it
         segment, pos, size = self._ends[offset]
         last = segments[-1]
         if segment is not last and last.base_offset <= offset:

@@ -74,14 +74,16 @@ class Compacted:
 def cleanable(
     segments: Iterable[Segment], dirty_offset: int, config: CompactionConfig, now_ms: int
 ) -> Cleanable:
-    """What of a log's sealed segments may be cleaned. Pure."""
+    """What of a log's sealed segments, which were looked into, may be cleaned. Pure."""
     found: list[Segment] = []
     clean = dirty = 0
     overdue = False
     for segment in segments:
         is_dirty = segment.next_offset > dirty_offset
         if is_dirty and config.lag_ms_min > 0:
-            if segment.index.max_timestamp > now_ms - config.lag_ms_min:
+            largest_ms = segment.known_max_timestamp
+            assert largest_ms is not None
+            if largest_ms > now_ms - config.lag_ms_min:
                 break
         found.append(segment)
         if is_dirty:
@@ -126,11 +128,13 @@ class Compactor:
         return self._dirty_offset
 
     async def cleanable(self, config: CompactionConfig) -> Cleanable:
-        """What may be cleaned now, and whether it pays. Raises OSError."""
+        """What may be cleaned now, and whether it pays. Raises OSError, StorageError."""
         segments = self._rewriter.sealed()
         if not segments:
             return Cleanable([], 0.0, False)
         dirty_offset = await self.dirty_offset()
+        for segment in segments:
+            await self._context.files.load(segment, self._rewriter.segments)
         return cleanable(segments, dirty_offset, config, self._context.now_ms())
 
     async def compact(
@@ -145,7 +149,7 @@ class Compactor:
         kept = frozenset(last_batches)
         bytes_before = sum(segment.write_pos for segment in segments)
         for segment in segments:
-            segment.pin()
+            segment.keep()
         try:
             sources = tuple(Source.of(segment) for segment in segments)
             job = PlanJob(sources, kept, now_ms, config.buffer_bytes)
@@ -157,7 +161,7 @@ class Compactor:
             return None
         finally:
             for segment in segments:
-                segment.unpin()
+                segment.let_go()
         if plan is None:
             return None
         try:

@@ -70,6 +70,8 @@ class Log:
         self.looks_inside = context.looks_inside
         self._spans = Spans()
         active = segments[-1] if segments else None
+        if active is not None and active.fd >= 0:
+            context.files.add(active)
         self._appender = SegmentAppender(
             self,
             context.committer,
@@ -264,20 +266,26 @@ class Log:
         if found is not None:
             return found
         loaded = Spans()
-        try:
-            for record in await self._cold_reader.load(self._segments, offset):
-                loaded.add(record)
-        except CorruptRecord as error:
-            self._appender.fail(error)
-            raise
-        except OSError as error:
-            raise DiskFailed(f"cannot read {self.directory}: {error}") from error
+        for record in await self.from_disk(self._cold_reader.load(self._segments, offset)):
+            loaded.add(record)
         found = loaded.read(offset, limit_offset, max_bytes, at_least_one)
+        if found is None and offset < self.log_start_offset:
+            return [], offset
         if found is None:
             damage = CorruptRecord(f"{self.directory}: no record holds offset {offset}")
             self._appender.fail(damage)
             raise damage
         return found
+
+    async def from_disk(self, reading: Coroutine[Any, Any, T]) -> T:
+        """What it reads. Raises StorageError; CorruptRecord also fails the log."""
+        try:
+            return await reading
+        except CorruptRecord as error:
+            self._appender.fail(error)
+            raise
+        except OSError as error:
+            raise DiskFailed(f"cannot read {self.directory}: {error}") from error
 
     # -- timestamps ------------------------------------------------------------------------
 
@@ -286,11 +294,13 @@ class Log:
     ) -> tuple[int, int] | None:
         """(offset, timestamp) of the first record before `limit_offset` that is not older than
         `timestamp` (milliseconds), or None."""
-        return await first_at_or_after(self, self._segments, timestamp, limit_offset)
+        facts = self, self._context.files, self._segments
+        return await self.from_disk(first_at_or_after(*facts, timestamp, limit_offset))
 
     async def max_timestamp_offset(self, limit_offset: int) -> tuple[int, int] | None:
         """(offset, timestamp) of the record with the largest timestamp, or None (KIP-734)."""
-        return await largest(self, self._segments, limit_offset)
+        facts = self, self._context.files, self._segments
+        return await self.from_disk(largest(*facts, limit_offset))
 
     # -- the appender's owner --------------------------------------------------------------
 
@@ -416,7 +426,7 @@ class Log:
             if self.failed is None and not self._closed:
                 await self.checkpoint_end()
         finally:
-            await self._close_files()
+            self._close_files()
 
     async def checkpoint_end(self) -> None:
         """Write a checkpoint at the log's end, while nothing is appended; without one the next
@@ -435,8 +445,11 @@ class Log:
             self._state.snapshot(),
         )
         try:  # not synced: what is behind the end is no record, whether it comes back or not
-            await run(os.ftruncate, segment.fd, segment.write_pos)
-        except OSError as error:
+            if not untouched:
+                async with self._context.files.used(segment, self._segments):
+                    await run(os.ftruncate, segment.fd, segment.write_pos)
+                    segment.allocated_bytes = segment.write_pos
+        except (OSError, StorageError) as error:
             self._context.report("a segment cannot be cut at its end", f"{segment.path}: {error}")
         await self.write_checkpoint(checkpoint)
 
@@ -451,28 +464,32 @@ class Log:
         await self._until_idle()
         if self._context.committer.journal is not None:
             self._context.committer.journal.forget(self._appender)
-        locked = [(s.path.name, s.fd) for s in self._segments if s.fd >= 0]
-        try:  # under the locks: afterwards the name may be another topic's
-            return await self._context.disk.run(discard_directory, self.directory, locked, trash)
+        try:  # under the lock of the newest: afterwards the name may be another topic's
+            for newest in self._segments[-1:]:
+                async with self._context.files.used(newest, self._segments):
+                    facts = self.directory, [(newest.path.name, newest.fd)], trash
+                    return await self._context.disk.run(discard_directory, *facts)
+        except (FileNotFoundError, CorruptRecord):
+            pass  # it was closed meanwhile, and who made a topic of that name has moved it away
         finally:
-            await self._close_files()
+            self._close_files()
+        return None
 
     async def abandon(self) -> None:
         """Close the files of a log that nobody was given, as they are."""
         self.closing = True
         self._appender.fail(StorageError(f"{self.directory.name} was not opened"))
         await self._until_idle()
-        await self._close_files()
+        self._close_files()
 
-    async def _close_files(self) -> None:
+    def _close_files(self) -> None:
         self._closed = True
         self._spans.clear()
         for segment in self._segments:
             if segment.pins:  # a read under way does not hold up the end
                 self.spawn(segment.close_unpinned())
-            elif segment.fd >= 0:
-                fd, segment.fd = segment.fd, -1  # before anybody else can see it closed
-                await self._context.disk.run(os.close, fd)
+            else:
+                segment.close()
 
     async def _until_idle(self) -> None:
         self.rewriter.stop()
@@ -489,6 +506,7 @@ class Log:
         await waiter
 
     def wake_idle(self) -> None:
+        self._context.files.released()
         waiters, self._idle_waiters = self._idle_waiters, []
         for waiter in waiters:
             if not waiter.done():

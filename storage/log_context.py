@@ -17,6 +17,7 @@ from storage.journal import Entries
 from storage.progress import Progress
 from storage.record_buffer import RecordCache
 from storage.recycle import SegmentPool
+from storage.segment_files import SegmentFiles
 
 
 class ProducerState(Protocol):
@@ -67,6 +68,7 @@ class LogContext:
     `report`: tells the operator, given the event's name, which never changes, and a sentence
     `journaled`: what journals hold of partitions that are not open yet
     `background`: who rewrites segments; None: a thread of the disk
+    `files_max`: how many segments are open at a time, see `files`
     `looks_inside`: held by the search that looks into a batch, see timestamps.py
     `progress`: how far the opening of logs is
     """
@@ -83,5 +85,10 @@ class LogContext:
     report: Callable[[str, str], None]
     journaled: Entries = field(default_factory=dict)
     background: Background | None = None
+    files_max: int = 1000
     looks_inside: asyncio.Lock = field(default_factory=asyncio.Lock)
     progress: Progress = field(default_factory=Progress)
+    files: SegmentFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.files = SegmentFiles(self.disk, self.files_max, self.lock_wait_s, self.report)

@@ -87,7 +87,10 @@ class LogHead:
         return deleted
 
     async def _is_old(self, segment: Segment, now_ms: int) -> bool:
-        largest_ms = segment.max_timestamp
+        largest = self._context.files.max_timestamp(segment, self._segments)
+        largest_ms = await self._log.from_disk(largest)
+        if largest_ms is None:
+            return False  # it was replaced just now: the next time
         if largest_ms < 0:  # no record has one: when it was written last, as in Kafka
             largest_ms = await self._context.disk.run(_written_ms, segment.path)
         if largest_ms > now_ms + FUTURE_MS and segment.base_offset > self._future_told:

@@ -18,13 +18,21 @@ from pathlib import Path
 from kafka_protocol.errors import DecodeError
 from kafka_protocol.record_batch import iter_batches
 from storage.checkpoint import Checkpoint, decode_checkpoint
-from storage.disk import fsync_dir, write_file_atomic
+from storage.disk import fsync_dir
 from storage.errors import CorruptRecord
-from storage.index import SegmentIndex, decode_index
+from storage.index import SegmentIndex
+from storage.load_segment import (
+    ADVICE,
+    check_own_end,
+    ignore,
+    load_index,
+    scan_file,
+    settle,
+)
 from storage.log import Log
 from storage.log_context import LogConfig, LogContext, ProducerState
 from storage.log_start import give_up, names_below, start_in, trim_epochs
-from storage.recovery import OnRecord, Reads, ScanResult, scan_segment
+from storage.recovery import OnRecord, ScanResult
 from storage.recycle import discard_directory
 from storage.replacement import told_end
 from storage.segment import (
@@ -33,19 +41,12 @@ from storage.segment import (
     SEGMENT_SUFFIX,
     TEMPORARY_SUFFIX,
     Segment,
-    cut,
     file_name,
     open_existing,
 )
-from storage.wal_format import BLOCK_BYTES_MAX, RecordHeader, round_up
+from storage.wal_format import RecordHeader
 
 SCANNED_BYTES_MAX = 4 << 20  # of a log, without a new checkpoint behind them
-
-ADVICE = (
-    "nothing was cut and nothing of it is served. Keep a copy of the directory, look at it with "
-    "'rpk-py debug partition DIR', restore it from a replica or backup, end it before the damage "
-    "('rpk-py debug cut'), or delete the topic"
-)
 
 
 async def open_log(
@@ -71,13 +72,15 @@ async def open_log(
     try:
         found = await run(_lock_segments, context, directory, segments)
         names, unneeded, superseded = found
+        for segment in segments[-1:]:
+            context.files.add(segment)
         ids = {segment.header.topic_id for segment in segments}
         if ids and all(is_deleted(other) for other in ids):
             context.report("a partition of a deleted topic is discarded", directory.name)
-            locked = [(segment.path.name, segment.fd) for segment in segments]
+            locked = [(s.path.name, s.fd) for s in segments if s.fd >= 0]
             await run(discard_directory, directory, locked, trash)
             for segment in segments:
-                os.close(segment.fd)
+                segment.close()
             segments.clear()
             names, unneeded, superseded = [], [], []
         epochs, log_start_offset, checkpoint = await _recover(
@@ -93,7 +96,7 @@ async def open_log(
                 context.report("a file cannot be removed", f"{directory.name}: {error}")
     except BaseException as error:
         for segment in segments:
-            os.close(segment.fd)
+            segment.close()
         if isinstance(error, CorruptRecord):
             raise CorruptRecord(f"{error}: {ADVICE}") from error
         raise
@@ -138,25 +141,26 @@ async def append_journaled(context: LogContext, log: Log, state: ProducerState) 
 def _lock_segments(
     context: LogContext, directory: Path, segments: list[Segment]
 ) -> tuple[list[str], list[str], list[str]]:
-    """Open and lock every segment that is needed into `segments`.
+    """Find every segment that is needed, for `segments`; the newest one stays open and locked.
     Returns the directory's files, in order; those that nobody needs; and those that a rewritten
     segment stands for. Blocks.
 
     While a lock was waited for, its holder may have rolled, or put another file in its place: look
-    again until nothing is new.
+    again until nothing is new. What was rolled from was durable to its end before: no write to it
+    is on its way.
     """
-    locked: set[str] = set()
+    locked: dict[str, os.stat_result] = {}
     on_lock_wait = partial(context.report, "a segment is locked by another process")
     while True:
         names = file_names(directory)
         unneeded = _unneeded(directory, names)
-        skipped = locked.union(unneeded)
+        skipped = {*locked, *unneeded}
         new = [name for name in names if name.endswith(SEGMENT_SUFFIX) and name not in skipped]
-        gone = [segment for segment in segments if not _is_named(segment)]
+        gone = [segment for segment in segments if not _is(segment.path, locked)]
         for segment in gone:  # its holder has replaced or retired it
             segments.remove(segment)
-            os.close(segment.fd)
-            locked.remove(segment.path.name)
+            segment.close()
+            del locked[segment.path.name]
         if gone:
             continue
         if not new:
@@ -167,12 +171,16 @@ def _lock_segments(
                 segments.append(open_existing(path, context.lock_wait_s, on_lock_wait))
             except FileNotFoundError:  # its holder has just given it up
                 continue
-            locked.add(name)
+            locked[name] = os.fstat(segments[-1].fd)
+            if name != new[-1]:
+                segments[-1].close()
     segments.sort(key=lambda segment: segment.base_offset)
     superseded = _superseded(segments)
     for segment in [s for s in segments if s.path.name in (*unneeded, *superseded)]:
         segments.remove(segment)
-        os.close(segment.fd)
+        segment.close()
+    for segment in segments[:-1]:
+        segment.close()
     for name in names:
         if name.endswith(TEMPORARY_SUFFIX):  # a crash left it
             (directory / name).unlink(missing_ok=True)
@@ -180,9 +188,10 @@ def _lock_segments(
     return names, unneeded, superseded
 
 
-def _is_named(segment: Segment) -> bool:
+def _is(path: Path, locked: dict[str, os.stat_result]) -> bool:
+    """Whether a path still names the file that was found there."""
     try:
-        return os.path.samestat(os.stat(segment.path), os.fstat(segment.fd))
+        return os.path.samestat(os.stat(path), locked[path.name])
     except FileNotFoundError:
         return False
 
@@ -276,42 +285,36 @@ async def _recover(
 
     scanned: list[tuple[Segment, ScanResult]] = []
     for i, segment in enumerate(segments):
-        last = i == len(segments) - 1
-        successor = None if last else segments[i + 1]
+        successor = segments[i + 1] if i + 1 < len(segments) else None
         before_checkpoint = (
             checkpoint is not None and segment.base_offset < checkpoint.segment_base_offset
         )
-        if before_checkpoint and await _load_index(context, directory, segment):
-            segment.sealed = True
+        if before_checkpoint and await load_index(context.disk, context.report, segment):
             continue
-        replay: OnRecord = _ignore if before_checkpoint else on_record
-        result = await _scan(context, segment, checkpoint, successor, known_offset, replay)
+        replay: OnRecord = ignore if before_checkpoint else on_record
+        async with context.files.used(segment, segments):
+            result = await _scan(context, segment, checkpoint, successor, known_offset, replay)
         scanned.append((segment, result))
-        segment.sealed = not last
     _check_ends(segments)
     # Only now, when all of it is known to be whole, is anything changed.
     for segment, result in scanned:
-        await _settle(context, segment, result)
+        async with context.files.used(segment, segments):
+            facts = segment, result, segment is not segments[-1]
+            await settle(context.disk, context.report, *facts)
+    for segment in segments[:-1]:
+        segment.sealed = True
+        segment.close()
     trim_epochs(epochs, log_start_offset)
     return epochs, log_start_offset, checkpoint
 
 
 def _check_ends(segments: list[Segment]) -> None:
-    """Every segment ends where the one behind it was told, and a rewritten one, which was whole
-    before it had its name, where it says itself."""
+    """Every segment ends where the one behind it was told, and where it says itself."""
     for segment in segments:
-        if (replaced := segment.header.replaced) is None:
-            continue
-        ends = segment.next_offset, segment.write_pos, segment.last_header_crc
-        if ends != (replaced.next_offset, replaced.end_pos, replaced.last_header_crc):
-            raise CorruptRecord(f"{segment.path} does not end where it ended when it was rewritten")
+        check_own_end(segment)
     for segment, successor in itertools.pairwise(segments):
         if told_end(segment)[2] != successor.header.prev_header_crc:
             raise CorruptRecord(f"{successor.path} does not chain to the end of {segment.path}")
-
-
-def _ignore(_record: RecordHeader, _body: memoryview) -> None:
-    """Scanned for its index alone: the checkpoint covers its state."""
 
 
 def _check_chain_of_segments(
@@ -367,29 +370,6 @@ async def _newest_checkpoint(
     return None
 
 
-async def _load_index(context: LogContext, directory: Path, segment: Segment) -> bool:
-    """Take a sealed segment's end and index from its index file; False if that is bad."""
-    path = directory / file_name(segment.base_offset, INDEX_SUFFIX)
-    try:
-        data = await context.disk.run(path.read_bytes)
-    except FileNotFoundError:
-        return False
-    sealed = decode_index(data, segment.header)
-    if sealed is None:
-        context.report("an index is damaged", f"{directory.name}/{path.name}")
-        return False
-    if segment.allocated_bytes < sealed.end_pos:
-        raise CorruptRecord(
-            f"{segment.path} has {segment.allocated_bytes} bytes and had {sealed.end_pos} when it "
-            f"was sealed"
-        )
-    segment.index = sealed.index
-    segment.write_pos = segment.durable_pos = sealed.end_pos
-    segment.next_offset = sealed.next_offset
-    segment.last_header_crc = sealed.last_header_crc
-    return True
-
-
 async def _scan(
     context: LogContext,
     segment: Segment,
@@ -413,56 +393,5 @@ async def _scan(
     if header.replaced is not None:
         durable_pos = header.replaced.end_pos
     durable_offset = 0 if successor else known_offset
-    reads = scan_segment(header, size, *start, index, on_record, durable_pos, durable_offset)
-    result = await _drive(context, segment, reads)
-    if result.damage is not None:
-        raise CorruptRecord(
-            f"{segment.path}: {result.bad} at position {result.end_pos} (offset "
-            f"{result.next_offset}), but {result.damage}"
-        )
-    segment.index = index
-    segment.write_pos = segment.durable_pos = result.end_pos
-    segment.next_offset = result.next_offset
-    segment.last_header_crc = result.last_header_crc
-    return result
-
-
-async def _settle(context: LogContext, segment: Segment, result: ScanResult) -> None:
-    """Cut a scanned segment at its end and make that durable; save the index of a sealed one."""
-    run, end_pos = context.disk.run, result.end_pos
-    if result.bad is not None:
-        context.report(
-            "a torn tail is cut",
-            f"{segment.path.parent.name}/{segment.path.name}: {result.bad} at position {end_pos}; "
-            f"cut at offset {result.next_offset}",
-        )
-    if segment.allocated_bytes != end_pos or result.record_count > 0:
-        # Synced in any case: a whole record may have landed without having been made durable.
-        await run(cut, segment.fd, end_pos)
-        segment.allocated_bytes = end_pos
-    if segment.sealed:
-        last_crc = result.last_header_crc
-        data = segment.index.encode(segment.header, end_pos, result.next_offset, last_crc)
-        await run(write_file_atomic, segment.path.with_suffix(INDEX_SUFFIX), data)
-
-
-async def _drive(context: LogContext, segment: Segment, reads: Reads) -> ScanResult:
-    """Feed a scan from the disk."""
-    progress, read = context.progress, 0
-    pos, size = next(reads)
-    wanted = max(segment.allocated_bytes - pos, 0)
-    progress.scan_bytes += wanted
-    try:
-        while True:
-            size = min(size, round_up(max(segment.allocated_bytes - pos, 0), BLOCK_BYTES_MAX))
-            chunk = memoryview(b"")
-            if size > 0:
-                chunk = await context.disk.read(segment.fd, pos, size)
-                read += len(chunk)
-                progress.scanned_bytes += len(chunk)
-            pos, size = reads.send(chunk)
-    except StopIteration as stop:
-        result: ScanResult = stop.value
-        return result
-    finally:
-        progress.scan_bytes += read - wanted  # less where it ends early, more where it looks twice
+    facts = start, index, on_record, durable_pos, durable_offset
+    return await scan_file(context.disk, context.progress, segment, *facts)

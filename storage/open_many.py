@@ -1,9 +1,10 @@
 """Open many partitions' logs: those that are plain by a few system calls each, many in one thread.
 
-A partition is plain where nothing has to be decided: it has no files yet, or one segment that
-nobody else has locked, the newest checkpoint fits it, and from there to its end stand whole records
-or nothing at all. That is what a clean stop leaves, and mostly what a kill leaves. Everything else
-is for `open_log`, which begins anew and says what is wrong.
+A partition is plain where nothing has to be decided: it has no files yet, or nobody else has locked
+its newest segment, the newest checkpoint fits that, from there to its end stand whole records or
+nothing at all, and older segments have their indexes. That is what a clean stop leaves, and mostly
+what a kill leaves. Everything else is for `open_log`, which begins anew and says what is wrong.
+Older segments are not opened before somebody reads them (segment_files.py).
 
 Invariants:  here nothing is changed and nothing is reported
              records that were found behind the checkpoint may have landed without having been made
@@ -27,24 +28,27 @@ from storage.checkpoint import Checkpoint, decode_checkpoint
 from storage.disk import READ_ALIGNMENT, data_end, fsync_all
 from storage.errors import StorageError
 from storage.index import SegmentIndex
+from storage.load_segment import tell_end
 from storage.log import Log
 from storage.log_context import LogConfig, LogContext, ProducerState
-from storage.log_start import start_in, trim_epochs
+from storage.log_start import START_SUFFIX, names_below, start_in, trim_epochs
 from storage.open_log import append_journaled, file_names, open_log
 from storage.recovery import Reads, ScanResult, scan_segment
 from storage.segment import (
     CHECKPOINT_SUFFIX,
+    INDEX_SUFFIX,
     SEGMENT_SUFFIX,
-    TEMPORARY_SUFFIX,
     Segment,
     open_existing,
 )
 from storage.wal_format import BLOCK_BYTES_MAX, RecordHeader, round_up
 
 LOOKED_AT = 32  # partitions of one call in a thread, or of one turn of the loop
-RECOVERED_MAX = 64  # that take longer, or of which a journal has something, at the same time
+OPENED_MAX = 1024  # at the same time
+RECOVERED_MAX = 32  # that take longer, or of which a journal has something, at the same time
 START_BYTES = 128 << 10  # of a file, read together with its header
 TICK_NS_MAX = 100_000_000  # of a file system's clock
+SUFFIXES = CHECKPOINT_SUFFIX, INDEX_SUFFIX, SEGMENT_SUFFIX, START_SUFFIX
 TAIL_BYTES_MAX = 1 << 20  # behind the checkpoint; more is no matter for a call that holds others up
 
 
@@ -70,7 +74,7 @@ class _Plain:
 
     def close(self) -> None:
         for segment in self.segments:
-            os.close(segment.fd)
+            segment.close()
 
 
 class _NotPlain(Exception):
@@ -87,45 +91,81 @@ async def open_logs(
 
     `trash`, `is_deleted` and the exceptions are those of `open_log`.
     """
-    run, recovering = context.disk.run, asyncio.Semaphore(RECOVERED_MAX)
-    parts = [wanted[i : i + LOOKED_AT] for i in range(0, len(wanted), LOOKED_AT)]
-    looks = await asyncio.gather(*(run(_look_at_all, context, part) for part in parts))
-    plain = [one for some in looks for one in some]
-    failed = await run(_sync, [one for one in plain if one is not None and one.scanned])
     logs: list[Log | Exception] = []
+    recovering = asyncio.Semaphore(RECOVERED_MAX)
 
-    async def recover(number: int, one: Wanted) -> None:
+    async def recover(number: int) -> None:
+        """What is not plain, or in a journal."""
+        log, one = logs[number], wanted[number]
         async with recovering:
             try:
-                log = logs[number]
                 if isinstance(log, _NotPlain):
                     logs[number] = await open_log(context, *one, trash, is_deleted)
-                elif isinstance(log, Log):
+                elif isinstance(log, Log) and (one.topic_id, one.partition) in context.journaled:
                     await append_journaled(context, log, one.state)
             except Exception as error:
                 logs[number] = error
 
-    work = []
-    for one, found in zip(wanted, plain, strict=True):
-        if found is None or (one.topic_id, one.partition) in context.journaled:
-            work.append(recover(len(logs), one))
-        if found is None:
-            logs.append(_NotPlain())
-        elif failed is not None and found.scanned:
-            found.close()
-            logs.append(failed)
-        else:
-            facts = found.segments, found.epochs, found.log_start_offset, found.checkpoint
-            logs.append(Log(context, *one, *facts))
-        if len(logs) % LOOKED_AT == 0:
-            await asyncio.sleep(0)  # others are served
-    await asyncio.gather(*work)
+    some = max(min(OPENED_MAX, context.files.files_max // 2), 1)
+    try:
+        for start in range(0, len(wanted), some):
+            part = wanted[start : start + some]
+            context.files.make_room(len(part))
+            await _open_plain(context, part, logs)
+            slow = [
+                number
+                for number in range(start, len(logs))
+                if isinstance(logs[number], _NotPlain)
+                or (wanted[number].topic_id, wanted[number].partition) in context.journaled
+            ]
+            await asyncio.gather(*map(recover, slow))
+    except BaseException:
+        for log in logs:
+            if isinstance(log, Log):
+                await log.abandon()
+        raise
     return logs
+
+
+async def _open_plain(
+    context: LogContext, wanted: Sequence[Wanted], logs: list[Log | Exception]
+) -> None:
+    """Append to `logs` what these are, _NotPlain where `open_log` has to look."""
+    run = context.disk.run
+    parts = [wanted[i : i + LOOKED_AT] for i in range(0, len(wanted), LOOKED_AT)]
+    looking = asyncio.gather(*(run(_look_at_all, context, part) for part in parts))
+    cancelled: asyncio.CancelledError | None = None
+    try:
+        await asyncio.shield(looking)
+    except asyncio.CancelledError as error:
+        cancelled = error  # threads open files, which somebody must close
+    plain = [one for some in await looking for one in some]
+    try:
+        if cancelled is not None:
+            raise cancelled
+        failed = await run(_sync, [one for one in plain if one is not None and one.scanned])
+        for i, one in enumerate(wanted):
+            found, plain[i] = plain[i], None
+            if found is None:
+                logs.append(_NotPlain())
+            elif failed is not None and found.scanned:
+                found.close()
+                logs.append(failed)
+            else:
+                facts = found.segments, found.epochs, found.log_start_offset, found.checkpoint
+                logs.append(Log(context, *one, *facts))
+            if i % LOOKED_AT == LOOKED_AT - 1:
+                await asyncio.sleep(0)  # others are served
+    except BaseException:
+        for found in plain:
+            if found is not None:
+                found.close()
+        raise
 
 
 def _sync(scanned: list[_Plain]) -> OSError | None:
     """Make what was found durable; or why that failed. Blocks."""
-    segments = [segment for one in scanned for segment in one.segments]
+    segments = [one.segments[-1] for one in scanned]
     try:
         fsync_all([segment.fd for segment in segments], all(one.direct for one in segments))
     except OSError as error:
@@ -156,22 +196,31 @@ def _look(context: LogContext, wanted: Wanted, plain: _Plain, start: memoryview)
     """Find what a partition holds. Raises _NotPlain, and whatever is met. Blocks."""
     changed = _changed(wanted.directory)
     names = file_names(wanted.directory)
-    segments = [name for name in names if name.endswith(SEGMENT_SUFFIX)]
-    if len(segments) > 1 or any(name.endswith(TEMPORARY_SUFFIX) for name in names):
+    if not all(name.endswith(SUFFIXES) for name in names):
         raise _NotPlain
     plain.log_start_offset = start_in(names)
-    if not segments:
+    bases = [name for name in names if name.endswith(SEGMENT_SUFFIX)]
+    if not bases:
         if names:
             raise _NotPlain
         return
-    segment = open_existing(wanted.directory / segments[0], 0.0, None, start)
+    indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
+    if [os.path.splitext(n)[0] for n in indexes] != [os.path.splitext(n)[0] for n in bases[:-1]]:
+        raise _NotPlain
+    segment = open_existing(wanted.directory / bases[-1], 0.0, None, start)
     plain.segments.append(segment)
     header = segment.header
     if header.topic_id != wanted.topic_id or header.partition != wanted.partition:
         raise _NotPlain
-    if plain.log_start_offset < segment.base_offset or header.replaced is not None:
+    if header.replaced is not None or names_below(names, plain.log_start_offset):
+        raise _NotPlain
+    for name in reversed(bases[:-1]):
+        _put_before(plain, wanted.directory / name)
+    if plain.log_start_offset < plain.segments[0].base_offset:
         raise _NotPlain
     checkpoints = [name for name in names if name.endswith(CHECKPOINT_SUFFIX)]
+    if len(bases) > 1 and not checkpoints:
+        raise _NotPlain
     if checkpoints:
         plain.checkpoint = _fitting(wanted.directory / checkpoints[-1], plain, segment)
         wanted.state.load(plain.checkpoint.state)
@@ -181,6 +230,16 @@ def _look(context: LogContext, wanted: Wanted, plain: _Plain, start: memoryview)
             raise _NotPlain
     _look_behind(context, wanted, plain, segment, start)
     trim_epochs(plain.epochs, plain.log_start_offset)
+
+
+def _put_before(plain: _Plain, path: Path) -> None:
+    """Add a sealed segment, which is not opened. Raises _NotPlain where it does not fit to the one
+    behind it. Blocks."""
+    size, behind = os.stat(path).st_size, plain.segments[0]
+    segment = Segment.unopened(path, int(path.stem), behind.base_offset, size)
+    if behind.loaded:
+        tell_end(segment, behind)
+    plain.segments.insert(0, segment)
 
 
 def _changed(directory: Path) -> int | None:

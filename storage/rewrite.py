@@ -8,7 +8,7 @@ What takes long is done in the background (background.py): the shard only choose
 up the old files.
 
 Invariants:  only sealed segments below the one that the newest checkpoint points into
-             old segments are pinned while they are read, and closed when no reader has them pinned
+             old segments are kept while they are read, and given up when no reader has them pinned
              the log start does not move while names change (`changing`)
 Runs on the log's shard.
 """
@@ -135,22 +135,20 @@ class Rewriter:
 
     async def _saving(self, segment: Segment) -> int:
         """About how many bytes of a segment are padding and headers of small records."""
-        positions = segment.index.positions
-        step = max(len(positions) // SAMPLES, 1)
         seen = used = 0
-        segment.pin()
         try:
-            for pos in positions[::step][:SAMPLES]:
-                size = min(SAMPLE_BYTES, segment.write_pos - pos)
-                chunk = await self.context.disk.read(segment.fd, pos, size)
-                total, bodies = _measure(segment, chunk, pos)
-                seen += total
-                used += bodies
-        except OSError as error:
+            async with self.context.files.used(segment, self.segments):
+                positions = segment.index.positions
+                step = max(len(positions) // SAMPLES, 1)
+                for pos in positions[::step][:SAMPLES]:
+                    size = min(SAMPLE_BYTES, segment.write_pos - pos)
+                    chunk = await self.context.disk.read(segment.fd, pos, size)
+                    total, bodies = _measure(segment, chunk, pos)
+                    seen += total
+                    used += bodies
+        except (OSError, StorageError) as error:
             self._report(segment, error)
             return 0
-        finally:
-            segment.unpin()
         saving = segment.write_pos * (seen - used) // max(seen, 1)
         return saving if saving >= SAVED_BYTES_MIN else 0
 
@@ -178,9 +176,11 @@ class Rewriter:
             if not self._may_replace(olds):
                 return False
             for old in olds:
-                old.pin()
+                old.keep()
             new: Segment | None = None
             try:
+                for old in olds:
+                    await self.context.files.load(old, self.segments)
                 written = await self.background(work, make_job(self._header(olds[0])))
                 if written is not None:
                     new = await self._swap(olds, written)
@@ -196,7 +196,7 @@ class Rewriter:
                 self.failed(olds[0], error)
             finally:
                 for old in olds:
-                    old.unpin()
+                    old.let_go()
             if new is None:
                 return False
             self.saved_bytes += sum(old.write_pos for old in olds) - new.write_pos
@@ -248,17 +248,26 @@ class Rewriter:
                 await run(partial(written.path.unlink, missing_ok=True))
                 return None
             new = await run(open_replacement, written, self.context.lock_wait_s)
+            moved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            for old in olds:
+                old.moving = moved  # who finds another file there waits until it is known why
             try:
                 bases = [old.base_offset for old in olds]
                 await run(put_in_place, directory, written.path, bases)
+                i = self.segments.index(olds[0])
+                self.segments[i : i + len(olds)] = [new]
+                for old in olds:
+                    old.replaced = True
             except BaseException:
                 await new.close_unpinned()
                 raise
-            i = self.segments.index(olds[0])
-            self.segments[i : i + len(olds)] = [new]
-            for old in olds:
-                old.replaced = True
+            finally:
+                for old in olds:
+                    old.moving = None
+                moved.set_result(None)
             self._spans.drop_between(new.base_offset, new.next_offset)
+            new.pin()  # it keeps its index until that is saved
+            self.context.files.add(new)
             return new
 
     async def _save_index(self, segment: Segment) -> None:
@@ -270,6 +279,8 @@ class Rewriter:
             await self.context.disk.run(write_file_atomic, path, data)
         except OSError as error:  # it is rebuilt from the records when it is needed
             self.context.report("an index cannot be written", f"{path}: {error}")
+        finally:
+            segment.unpin()
 
     async def _give_up(self, olds: list[Segment]) -> None:
         """Retire replaced files, each when nobody reads it any more."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -75,7 +74,9 @@ class SegmentRoller:
             if segment is None or record.rolls:
                 segment = await self._roll(record.base_offset, needed)
             else:
-                await self._allocate(segment, needed)
+                async with self._context.files.used(segment, self._segments):
+                    if segment.write_pos + needed > segment.allocated_bytes:
+                        await self._allocate(segment, needed)
         except OSError as error:
             kind = DiskFull if error.errno == errno.ENOSPC else DiskFailed
             appender.fail(kind(f"cannot make room in {log.directory}: {error}"))
@@ -143,15 +144,20 @@ class SegmentRoller:
         named = context.rng.getrandbits(64), log.topic_id, log.partition, base_offset
         header = SegmentHeader(block_bytes, *named, *before, created_ms=context.now_ms())
         new = await self._create(header, block_bytes + max(needed_bytes, ROOM_BYTES_MIN), replaced)
+        context.files.add(new)
         self.draw_roll_ms()
         if replaced is not None:
-            os.close(replaced.fd)
+            replaced.close()
             self._segments[-1] = new
             return new
         self._segments.append(new)
         if old is not None:
             assert old.durable_pos == old.write_pos
+            old.writer = None
+            old.pin()  # it keeps its index until that is saved
             old.sealed = True
+            if old.fd >= 0:
+                context.files.add(old)
             log.spawn(self._seal(old))
         return new
 
@@ -176,13 +182,13 @@ class SegmentRoller:
             segment.header, segment.write_pos, segment.next_offset, segment.last_header_crc
         )
         path = self._log.directory / file_name(segment.base_offset, INDEX_SUFFIX)
-        run = self._context.disk.run
-        segment.pin()
+        run, files = self._context.disk.run, self._context.files
         try:
             await run(write_file_atomic, path, data)
+            await files.use(segment, self._segments)
             await run(cut, segment.fd, segment.write_pos)
             segment.allocated_bytes = segment.write_pos
-        except OSError as error:  # it is rebuilt from the records when it is needed
+        except (OSError, StorageError) as error:  # it is made anew when it is needed
             self._context.report("an index cannot be written", f"{path}: {error}")
         finally:
             segment.unpin()

@@ -12,6 +12,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from storage.buffers import aligned_buffer
 from storage.disk import allocate, fsync_dir, lock_exclusive, open_segment
@@ -39,39 +40,70 @@ def file_name(offset: int, suffix: str) -> str:
     return f"{offset:020d}{suffix}"
 
 
+class Writer(Protocol):
+    """Who appends to a segment."""
+
+    @property
+    def lets_go(self) -> bool:
+        """Nothing is on its way that needs the descriptor."""
+
+
+class Holder(Protocol):
+    """Who keeps count of open segments."""
+
+    def closed(self, segment: Segment) -> None:
+        """It is not open any more."""
+
+    def released(self) -> None:
+        """A segment may be closed now that could not before."""
+
+
 class Segment:
     """One segment of a partition.
 
     Active: `write_pos` is where the next record goes, `durable_pos` where stable storage ends,
     `allocated_bytes` how much of the file has disk space. Sealed: all of these are its end.
     `next_offset` is exclusive; `last_header_crc` is where the chain of headers stands.
-    `fd` is -1 while a sealed segment is closed. It stays open, and the file is not overwritten,
-    while anybody has it pinned. `dense`: rewriting it would save little. `replaced`: another
-    segment is in its place; whoever reads it still must not share what he reads.
+    `fd` is -1 while it is closed (segment_files.py); a sealed one has no `index` then, and where
+    `loaded` is False, as it was not opened since the start, neither a `header` nor
+    `last_header_crc`. It stays open, and the file is not overwritten, while anybody has it pinned.
+    `told`: base offset, end position and last header CRC that the header of the next segment has of
+    it, if that was looked at.
+    `dense`: rewriting it would save little. `replaced`: another segment is in its place; whoever
+    reads it still must not share what he reads. `moving`: resolves when it is known
+    whether one has taken its place.
     """
 
     __slots__ = (
         "_max_timestamp",
         "_unpinned",
         "allocated_bytes",
+        "base_offset",
         "dense",
         "direct",
         "durable_pos",
         "fd",
         "header",
+        "holder",
         "index",
+        "keeps",
         "last_header_crc",
+        "loaded",
+        "moving",
         "next_offset",
         "path",
         "pins",
         "replaced",
         "sealed",
+        "told",
         "write_pos",
+        "writer",
     )
 
     def __init__(self, path: Path, header: SegmentHeader, fd: int, direct: bool) -> None:
-        self.path = path
+        self._start(path, header.base_offset)
         self.header = header
+        self.loaded = True
         self.fd = fd
         self.direct = direct
         self.index = SegmentIndex()
@@ -79,27 +111,57 @@ class Segment:
         self.allocated_bytes = 0
         self.next_offset = header.base_offset
         self.last_header_crc = header.header_crc
-        self.sealed = False
         self.dense = header.replaced is not None
-        self.replaced = False
-        self.pins = 0
+
+    def _start(self, path: Path, base_offset: int) -> None:
+        self.path = path
+        self.base_offset = base_offset
+        self.sealed = self.loaded = False
+        self.told: tuple[int, int, int] | None = None
+        self.holder: Holder | None = None
+        self.writer: Writer | None = None
+        self.dense = self.replaced = False
+        self.moving: asyncio.Future[None] | None = None
+        self.pins = self.keeps = 0
         self._max_timestamp: int | None = None
         self._unpinned: asyncio.Future[None] | None = None
 
-    @property
-    def base_offset(self) -> int:
-        """The offset of the segment's first record, and its name."""
-        return self.header.base_offset
+    @classmethod
+    def unopened(cls, path: Path, base_offset: int, next_offset: int, size_bytes: int) -> Segment:
+        """A sealed segment of which no more is known than names and the file's size."""
+        segment = cls.__new__(cls)
+        segment._start(path, base_offset)
+        segment.sealed = True
+        segment.fd = -1
+        segment.write_pos = segment.durable_pos = segment.allocated_bytes = size_bytes
+        segment.next_offset = next_offset
+        return segment
 
     @property
-    def max_timestamp(self) -> int:
-        """The largest timestamp in it, -1 where no record has one."""
-        if self._max_timestamp is not None:
-            return self._max_timestamp
-        largest = self.index.max_timestamp
-        if self.sealed:
-            self._max_timestamp = largest
-        return largest
+    def known_max_timestamp(self) -> int | None:
+        """The largest timestamp in it, -1 where no record has one; None: it has to be opened."""
+        if self.fd >= 0 or not self.sealed:
+            largest = self.index.max_timestamp
+            if self.sealed:
+                self._max_timestamp = largest
+            return largest
+        return self._max_timestamp
+
+    @property
+    def idle(self) -> bool:
+        """Whether it may be closed."""
+        return not self.pins and (self.writer is None or self.writer.lets_go)
+
+    def close(self) -> None:
+        """Close the file, if it is open; the index of a sealed one goes with it."""
+        fd, self.fd = self.fd, -1
+        if self.sealed and hasattr(self, "index"):
+            self._max_timestamp = self.index.max_timestamp
+            del self.index
+        if fd >= 0:
+            os.close(fd)
+            if self.holder is not None:
+                self.holder.closed(self)
 
     def pin(self) -> None:
         """Keep the file as it is until `unpin`: it is being read or sealed."""
@@ -108,13 +170,27 @@ class Segment:
     def unpin(self) -> None:
         """Undo one `pin`."""
         self.pins -= 1
-        if not self.pins and self._unpinned is not None:
+        self._wake()
+        if not self.pins and self.holder is not None:
+            self.holder.released()
+
+    def keep(self) -> None:
+        """The same, but that it may be closed meanwhile: it is read by others through its name."""
+        self.keeps += 1
+
+    def let_go(self) -> None:
+        """Undo one `keep`."""
+        self.keeps -= 1
+        self._wake()
+
+    def _wake(self) -> None:
+        if not (self.pins or self.keeps) and self._unpinned is not None:
             self._unpinned.set_result(None)
             self._unpinned = None
 
     async def until_unpinned(self) -> None:
-        """Wait until nobody has it pinned."""
-        while self.pins:
+        """Wait until nobody has it pinned, or keeps it."""
+        while self.pins or self.keeps:
             if self._unpinned is None:
                 self._unpinned = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._unpinned)
@@ -122,8 +198,7 @@ class Segment:
     async def close_unpinned(self) -> None:
         """Close it as soon as nobody has it pinned."""
         await self.until_unpinned()
-        os.close(self.fd)
-        self.fd = -1
+        self.close()
 
     def next_allocation(self, needed_bytes: int, segment_bytes: int) -> int:
         """How large to make the file so that `needed_bytes` more fit: it doubles, in steps of
@@ -194,22 +269,46 @@ def open_existing(
     fd, direct = open_segment(path)
     try:
         lock_exclusive(fd, lock_wait_s, on_lock_wait)
-        if start is None:
-            _memory, start = aligned_buffer(BLOCK_BYTES_MAX, BLOCK_BYTES_MAX)
-        read = os.preadv(fd, [start], 0)
-        header = decode_segment_header(start[:read])
-        if isinstance(header, str):
-            raise CorruptRecord(f"{path}: {header}")
-        if path.name != file_name(header.base_offset, SEGMENT_SUFFIX):
-            raise CorruptRecord(
-                f"{path}: its header says base offset {header.base_offset}: it was renamed"
-            )
+        segment = Segment(path, _read_header(fd, path, start), fd, direct)
+        segment.allocated_bytes = os.fstat(fd).st_size
     except BaseException:
         os.close(fd)
         raise
-    segment = Segment(path, header, fd, direct)
-    segment.allocated_bytes = os.fstat(fd).st_size
     return segment
+
+
+def open_again(path: Path, header: SegmentHeader | None, lock_wait_s: float) -> Segment:
+    """Open and lock a segment that was closed and has, where that is known, this header.
+
+    Another file is not waited for, which may be another log's by now.
+    Raises CorruptRecord for another or a bad header, LockTimeout, OSError.
+    """
+    fd, direct = open_segment(path)
+    try:
+        found = _read_header(fd, path)
+        if header is not None and found != header:
+            raise CorruptRecord(f"{path} is another file than it was")
+        lock_exclusive(fd, lock_wait_s, None)
+        segment = Segment(path, found, fd, direct)
+        segment.allocated_bytes = os.fstat(fd).st_size
+    except BaseException:
+        os.close(fd)
+        raise
+    return segment
+
+
+def _read_header(fd: int, path: Path, start: memoryview | None = None) -> SegmentHeader:
+    if start is None:
+        _memory, start = aligned_buffer(BLOCK_BYTES_MAX, BLOCK_BYTES_MAX)
+    size = os.preadv(fd, [start], 0)
+    header = decode_segment_header(start[:size])
+    if isinstance(header, str):
+        raise CorruptRecord(f"{path}: {header}")
+    if path.name != file_name(header.base_offset, SEGMENT_SUFFIX):
+        raise CorruptRecord(
+            f"{path}: its header says base offset {header.base_offset}: it was renamed"
+        )
+    return header
 
 
 def cut(fd: int, end_pos: int) -> None:

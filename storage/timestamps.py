@@ -7,6 +7,7 @@ read and the one batch that decides is looked into. Source: ListOffsets, KIP-79 
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Protocol
@@ -14,6 +15,7 @@ from typing import Protocol
 from kafka_protocol.errors import DecodeError
 from kafka_protocol.record_batch import BatchHeader, Record, iter_batches, iter_records
 from storage.segment import Segment
+from storage.segment_files import SegmentFiles
 
 SEARCH_BYTES = 1 << 20
 INFLATED_BYTES_MAX = 64 << 20  # a batch that inflates to more is not looked into
@@ -36,46 +38,88 @@ class ReadableLog(Protocol):
 
 
 async def first_at_or_after(
-    log: ReadableLog, segments: Sequence[Segment], timestamp: int, limit_offset: int
+    log: ReadableLog,
+    files: SegmentFiles,
+    segments: Sequence[Segment],
+    timestamp: int,
+    limit_offset: int,
 ) -> tuple[int, int] | None:
     """(offset, timestamp) of the first record before `limit_offset` whose timestamp is at least
     `timestamp`, or None."""
     # With write.caching there are records that no segment's index knows yet; those that get there
     # during the search are searched as the rest, too.
     indexed_end = segments[-1].next_offset if segments else log.log_start_offset
-    for segment in list(segments):
-        after = 0
-        while (i := segment.index.entry_for_timestamp(timestamp, after)) is not None:
-            after = i + 1
-            start, end = _stretch(segment, i)
-            found = await _search(log, start, min(end, limit_offset), timestamp)
-            if found is not None:
-                return found
+    offset = log.log_start_offset
+    while offset < indexed_end:
+        segment = _holder(segments, offset)
+        max_timestamp = await files.max_timestamp(segment, segments)
+        if max_timestamp is None or max_timestamp >= timestamp:
+            async with files.used(segment, segments):
+                if segment.fd < 0:
+                    continue  # replaced: look at what has its offsets now
+                for start, end in _stretches(segment, timestamp):
+                    found = await _search(log, start, min(end, limit_offset), timestamp)
+                    if found is not None:
+                        return found
+        offset = max(segment.next_offset, log.log_start_offset)
     return await _search(log, indexed_end, limit_offset, timestamp)
 
 
+def _stretches(segment: Segment, timestamp: int) -> Iterator[tuple[int, int]]:
+    """The parts of a segment that hold a timestamp that is not smaller."""
+    after = 0
+    while (i := segment.index.entry_for_timestamp(timestamp, after)) is not None:
+        after = i + 1
+        yield _stretch(segment, i)
+
+
 async def largest(
-    log: ReadableLog, segments: Sequence[Segment], limit_offset: int
+    log: ReadableLog, files: SegmentFiles, segments: Sequence[Segment], limit_offset: int
 ) -> tuple[int, int] | None:
     """(offset, timestamp) of the first record with the largest timestamp before
     `limit_offset`, or None for an empty log (KIP-734)."""
     indexed_end = segments[-1].next_offset if segments else log.log_start_offset
-    stretches = [
-        (max_timestamp, segment, i)
-        for segment in segments
-        for i, max_timestamp in enumerate(segment.index.max_timestamps)
-    ]
-    stretches.sort(key=lambda stretch: -stretch[0])
+    offset, candidates = log.log_start_offset, []
+    while offset < indexed_end:
+        segment = _holder(segments, offset)
+        if (max_timestamp := await files.max_timestamp(segment, segments)) is None:
+            continue  # replaced: look at what has its offsets now
+        candidates.append((max_timestamp, offset))
+        offset = max(segment.next_offset, log.log_start_offset)
     best: tuple[int, int] | None = None
-    for max_timestamp, segment, i in stretches:
+    for max_timestamp, offset in sorted(candidates, key=lambda candidate: -candidate[0]):
+        if best is not None and best[1] >= max_timestamp:
+            break
+        found = False
+        while not found:
+            segment = _holder(segments, max(offset, log.log_start_offset))
+            async with files.used(segment, segments):
+                if found := segment.fd >= 0:
+                    best = await _largest_of_segment(log, segment, limit_offset, best)
+    tail = await _largest_in(log, indexed_end, limit_offset)
+    return tail if tail is not None and (best is None or tail[1] > best[1]) else best
+
+
+def _holder(segments: Sequence[Segment], offset: int) -> Segment:
+    """The segment that holds `offset`, which is in the log."""
+    segment = segments[bisect_right(segments, offset, key=lambda one: one.base_offset) - 1]
+    assert segment.base_offset <= offset < segment.next_offset
+    return segment
+
+
+async def _largest_of_segment(
+    log: ReadableLog, segment: Segment, limit_offset: int, best: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """The same of one segment, or `best` where that is not smaller."""
+    stretches = sorted(enumerate(segment.index.max_timestamps), key=lambda entry: -entry[1])
+    for i, max_timestamp in stretches:
         if best is not None and best[1] >= max_timestamp:
             break
         start, end = _stretch(segment, i)
         found = await _largest_in(log, start, min(end, limit_offset))
         if found is not None and (best is None or found[1] > best[1]):
             best = found
-    tail = await _largest_in(log, indexed_end, limit_offset)
-    return tail if tail is not None and (best is None or tail[1] > best[1]) else best
+    return best
 
 
 def _stretch(segment: Segment, i: int) -> tuple[int, int]:

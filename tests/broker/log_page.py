@@ -113,7 +113,7 @@ EVENTS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "lower --smp, or say --overprovisioned if that is meant",
         ),
         "the limit of open files is low": (
-            "connections will be refused and partitions go offline when it is reached",
+            "connections are refused near it, and segments are closed and opened again",
             "raise ulimit -n, or LimitNOFILE of systemd",
         ),
         "the data directory is locked by a process that ends": (

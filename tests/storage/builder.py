@@ -355,6 +355,7 @@ class Host:
         block_bytes: int = BLOCK,
         checkpoint_bytes: int = 64 << 20,
         lock_wait_s: float = 5.0,
+        files_max: int = 1000,
         life: int = 0,
         **config: Any,
     ) -> None:
@@ -365,6 +366,7 @@ class Host:
             "block_bytes": block_bytes,
             "checkpoint_bytes": checkpoint_bytes,
             "lock_wait_s": lock_wait_s,
+            "files_max": files_max,
             **config,
         }
         self._life = life
@@ -385,6 +387,7 @@ class Host:
             now_ms=lambda: self.now_ms,
             rng=random.Random(life),  # another life, other incarnations
             report=lambda event, detail: self.messages.append(f"{event}: {detail}"),
+            files_max=files_max,
         )
 
     @property
@@ -451,8 +454,9 @@ class Host:
             self.context.committer.journal.close()
         for driven in logs:
             for segment in driven.segments:
-                os.close(segment.fd)
-                segment.fd = -1
+                if segment.fd >= 0:
+                    os.close(segment.fd)
+                    segment.fd = -1
 
     def next_life(self, disk: Disk | None = None, **changes: Any) -> Host:
         """The host that starts after this one, with the same settings but for `changes`."""

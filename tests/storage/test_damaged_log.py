@@ -31,10 +31,20 @@ from tests.storage.builder import (
 
 
 async def assert_offline(host: Host, words: str, name: str = "events-0") -> None:
-    """Opening says that acknowledged data is damaged, and changes no byte."""
+    """Opening says that acknowledged data is damaged, or a sealed segment's first read does, and
+    neither changes a byte."""
+
+    async def open_and_read() -> None:
+        driven = await host.open(name)
+        try:
+            await driven.read_all()
+        finally:
+            assert driven.log.failed is not None
+            await driven.close()
+
     before = contents(host.path / name)
     with pytest.raises(CorruptRecord, match=words) as caught:
-        await host.open(name)
+        await open_and_read()
     assert contents(host.path / name) == before
     assert "nothing was cut" in str(caught.value)
     assert "rpk-py debug partition" in str(caught.value)

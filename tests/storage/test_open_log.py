@@ -93,9 +93,9 @@ def test_a_bad_index_file_is_rebuilt(tmp_path: Path, what: str) -> None:
         first.write_bytes(damaged)
         host = driven.host.next_life()
         driven = await host.open(appended=driven.appended)
+        await driven.check()
         assert first.read_bytes() == whole
         assert any("an index is damaged" in message for message in host.messages)
-        await driven.check()
 
     drive(scenario())
 
@@ -427,6 +427,7 @@ def test_opening_what_fails_in_the_middle_releases_the_locks(tmp_path: Path) -> 
     async def scenario() -> None:
         driven = await segmented(tmp_path)
         flip(driven.segments[2].path, 3)
+        driven.segments[1].path.with_suffix(".index").unlink()
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(2):
             with pytest.raises(StorageError):

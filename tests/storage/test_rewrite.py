@@ -310,8 +310,10 @@ def test_an_index_that_contradicts_its_segments_header_is_damage(tmp_path: Path)
         ends = first.write_pos, first.next_offset - 1, first.last_header_crc
         path = first.path.with_suffix(INDEX_SUFFIX)
         path.write_bytes(first.index.encode(first.header, *ends))
+        driven = await driven.host.next_life().open(appended=driven.appended)
         with pytest.raises(CorruptRecord, match="does not end where it ended"):
-            await driven.host.next_life().open(appended=driven.appended)
+            await driven.read_all()
+        assert driven.log.failed is not None
 
     drive(scenario())
 
@@ -433,9 +435,9 @@ def test_a_log_that_was_cut_behind_a_rewritten_segment_goes_on_in_a_new_one(
             driven = await host.open(appended=appended)
             for _ in range(20):
                 await driven.append_durably(b"goes on")
+            await driven.check()
             assert driven.segments[0].header.replaced is not None
             assert driven.segments[1].base_offset == end
-            await driven.check()
             appended = driven.appended
             await host.crash()
             host = host.next_life()
