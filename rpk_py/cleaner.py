@@ -40,6 +40,8 @@ class Cleaner:
         dirty: list[tuple[float, Partition, Cleanable, CompactionConfig]] = []
         for partition in list(broker.partitions):
             await broker.turns.pause()
+            if partition.log is None or not partition.log.has_sealed:
+                continue
             try:
                 await self._rewrite_padded(partition)
                 config = self._compaction_config(partition)

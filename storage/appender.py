@@ -25,7 +25,6 @@ from __future__ import annotations
 import errno
 import os
 from asyncio import TimerHandle
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
@@ -140,8 +139,10 @@ class SegmentAppender:
         self._must_store = False
         self._plan_pos = segment.write_pos if segment else 0
         self._open: RecordBuffer | None = None
-        self._queued: deque[RecordBuffer] = deque()
-        self._in_flight: deque[RecordBuffer] = deque()
+        # Lists, though they are taken from at the front: they are short, and an empty deque, of
+        # which there would be two in each idle partition, takes 700 bytes.
+        self._queued: list[RecordBuffer] = []
+        self._in_flight: list[RecordBuffer] = []
         self._group_bytes = self.block_bytes
         self._preparing = False
         self._pending_bytes = 0
@@ -237,7 +238,7 @@ class SegmentAppender:
             if segment.fd < 0 or segment.write_pos + total > segment.allocated_bytes:
                 self._prepare(record)
                 return
-            queued.popleft()
+            del queued[0]
             self._submit(record, segment, total)
 
     # -- the journal -----------------------------------------------------------------------
@@ -470,7 +471,7 @@ class SegmentAppender:
             return
         durable_before = self.durable_offset
         while in_flight and in_flight[0].done:
-            durable = in_flight.popleft()
+            durable = in_flight.pop(0)
             assert segment.durable_pos == durable.pos
             segment.durable_pos = durable.end_pos
             self.durable_offset = self.stored_offset = durable.next_offset

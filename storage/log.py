@@ -87,16 +87,35 @@ class Log:
         self._roller = SegmentRoller(self, context, segments, self._appender)
         self._apply(config)
         self._owner: LogOwner | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}  # a set takes 216 bytes, this 64
         checkpoint_base = checkpoint.segment_base_offset if checkpoint else -1
         self._head = LogHead(self, context, segments, checkpoint_base)
         self._checkpointed_offset = checkpoint.next_offset if checkpoint else -1  # on the disk
         self._idle_waiters: list[asyncio.Future[None]] = []
         self.closing = self._closed = False
-        self._cold_reader = ColdReader(directory, context, self._spans, self.spawn)
+        self._cold_reader: ColdReader | None = None  # made when somebody reads from disk
         self.changing = asyncio.Lock()  # held while the start moves, or segments are replaced
-        self.rewriter = Rewriter(self, context, segments, self._spans)
-        self.compactor = Compactor(self.rewriter)
+        self._rewriter: Rewriter | None = None  # these are made when there is something for them
+        self._compactor: Compactor | None = None
+
+    @property
+    def has_sealed(self) -> bool:
+        """Whether there is anything to rewrite or compact."""
+        return len(self._segments) > 1
+
+    @property
+    def rewriter(self) -> Rewriter:
+        """Who replaces its segments."""
+        if self._rewriter is None:
+            self._rewriter = Rewriter(self, self._context, self._segments, self._spans)
+        return self._rewriter
+
+    @property
+    def compactor(self) -> Compactor:
+        """Who compacts it."""
+        if self._compactor is None:
+            self._compactor = Compactor(self.rewriter)
+        return self._compactor
 
     def configure(self, config: LogConfig) -> None:
         """Go on with other settings.
@@ -265,8 +284,12 @@ class Log:
         found = self._spans.read(offset, limit_offset, max_bytes, at_least_one)
         if found is not None:
             return found
+        reader = self._cold_reader
+        if reader is None:
+            reader = ColdReader(self.directory, self._context, self._spans, self.spawn)
+            self._cold_reader = reader
         loaded = Spans()
-        for record in await self.from_disk(self._cold_reader.load(self._segments, offset)):
+        for record in await self.from_disk(reader.load(self._segments, offset)):
             loaded.add(record)
         found = loaded.read(offset, limit_offset, max_bytes, at_least_one)
         if found is None and offset < self.log_start_offset:
@@ -492,7 +515,8 @@ class Log:
                 segment.close()
 
     async def _until_idle(self) -> None:
-        self.rewriter.stop()
+        if self._rewriter is not None:
+            self._rewriter.stop()
         while not self._appender.idle and self.failed is None:
             await self._wait_idle_change()
         while self.failed is not None and self._appender.in_flight_count:
@@ -515,11 +539,11 @@ class Log:
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Do what the log's end has to wait for. What it raises, unforeseen, fails the log."""
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._task_done)
         return task
 
     def _task_done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._appender.fail(DiskFailed(f"{self.directory}: unexpected: {error!r}"))

@@ -39,6 +39,8 @@ class Deleted(NamedTuple):
 class LogHead:
     """See the module. `segments` is the log's own list, oldest first."""
 
+    __slots__ = ("_context", "_future_told", "_log", "_segments", "checkpoint_base")
+
     def __init__(
         self, log: Log, context: LogContext, segments: list[Segment], checkpoint_base: int
     ) -> None:

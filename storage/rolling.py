@@ -32,6 +32,8 @@ ROOM_BYTES_MIN = 15 * 4096  # behind the header of a new segment: 64 KiB with it
 class SegmentRoller:
     """See the module. `segments` is the log's own list, oldest first."""
 
+    __slots__ = ("_appender", "_context", "_log", "_segments")
+
     def __init__(
         self, log: Log, context: LogContext, segments: list[Segment], appender: SegmentAppender
     ) -> None:
@@ -143,7 +145,10 @@ class SegmentRoller:
             before = header.prev_base_offset, header.prev_end_pos, header.prev_header_crc
         named = context.rng.getrandbits(64), log.topic_id, log.partition, base_offset
         header = SegmentHeader(block_bytes, *named, *before, created_ms=context.now_ms())
-        new = await self._create(header, block_bytes + max(needed_bytes, ROOM_BYTES_MIN), replaced)
+        room_bytes = block_bytes + max(needed_bytes, ROOM_BYTES_MIN)
+        # Not all that a retired file has, if this partition has little: it would keep it.
+        likely_bytes = max(2 * old.write_pos if old else 0, room_bytes)
+        new = await self._create(header, room_bytes, likely_bytes, replaced)
         context.files.add(new)
         self.draw_roll_ms()
         if replaced is not None:
@@ -162,11 +167,15 @@ class SegmentRoller:
         return new
 
     async def _create(
-        self, header: SegmentHeader, allocate_bytes: int, replaced: Segment | None
+        self,
+        header: SegmentHeader,
+        allocate_bytes: int,
+        recycled_bytes_max: int,
+        replaced: Segment | None,
     ) -> Segment:
         """The file of a new segment: a recycled one where there is one and it can be used."""
         run, pool, log = self._context.disk.run, self._context.pool, self._log
-        recycled = await run(pool.take, log.config.segment_bytes)
+        recycled = await run(pool.take, min(recycled_bytes_max, log.config.segment_bytes))
         facts = (log.directory, header, allocate_bytes)
         rest = (self._context.lock_wait_s, replaced is not None)
         if recycled is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from storage.recycle import RETIRED_BYTES_MIN, SegmentPool
+from storage.segment import ALLOCATE_BYTES_MIN
+from tests.storage.builder import BLOCK, Host, drive
 
 
 def retired(pool: SegmentPool, path: Path, size: int) -> None:
@@ -76,3 +78,25 @@ def test_no_budget_keeps_nothing(tmp_path: Path) -> None:
     retired(pool, tmp_path / "a.wal", RETIRED_BYTES_MIN)
     assert pool.take(1 << 30) is None
     assert list((tmp_path / "recycle").iterdir()) == []
+
+
+def test_a_partition_of_little_data_takes_no_large_file(tmp_path: Path) -> None:
+    """An empty partition's disk space is ALLOCATE_BYTES_MIN, whatever lies ready."""
+
+    async def scenario() -> None:
+        pool_path = tmp_path / "recycle"
+        pool_path.mkdir()
+        (pool_path / "0000000001.retired").write_bytes(bytes(300 * BLOCK))
+        host = Host(tmp_path, segment_bytes=400 * BLOCK)
+        host.pool.load()
+        driven = await host.open()
+        await driven.append_durably(b"first")
+        assert host.pool.reused_count == 0
+        assert driven.active.path.stat().st_size == ALLOCATE_BYTES_MIN
+        while len(driven.segments) == 1:
+            await driven.append_durably(bytes(20 * BLOCK))
+        assert host.pool.reused_count == 1, "of a partition that fills its segments"
+        await driven.check()
+        await driven.close()
+
+    drive(scenario())
