@@ -289,19 +289,28 @@ def data_end(fd: int, pos: int, size: int) -> int:
 
 
 def fsync_all(fds: Sequence[int], direct: bool) -> None:
-    """Make these files of one file system durable; of many with Direct I/O, in one go: what was
-    written is at the device then, which syncfs(2) has commit the metadata of all and fsync(2) of
-    one flush its cache (XFS leaves that out of a syncfs which has nothing to commit).
-    Raises OSError."""
-    if direct and len(fds) > _FSYNCS_MAX and hasattr(_libc, "syncfs"):
-        if _libc.syncfs(fds[0]) != 0:
-            code = ctypes.get_errno()
-            raise OSError(
-                code, f"{os.strerror(code)}, syncing the file system of {fd_path(fds[0])}"
-            )
-        fds = fds[:1]
+    """Make these files of one file system durable; many with Direct I/O, of which what was written
+    is at the device already, in one go. Raises OSError."""
+    if direct and len(fds) > _FSYNCS_MAX:
+        sync_file_system(fds[0])
+        return
     for fd in fds:
         os.fsync(fd)
+
+
+def sync_file_system(fd: int) -> None:
+    """Make all of the file system durable that a file is on.
+
+    syncfs(2) writes what is dirty and commits the metadata of all files. It is followed by an
+    fsync(2), which has the device's cache written: XFS leaves that out of a syncfs that finds
+    nothing to commit, though direct writes may have left data there. Raises OSError.
+    """
+    if not hasattr(_libc, "syncfs"):
+        os.sync()
+    elif _libc.syncfs(fd) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{os.strerror(code)}, syncing the file system of {fd_path(fd)}")
+    os.fsync(fd)
 
 
 def fd_path(fd: int) -> str:

@@ -14,6 +14,7 @@ import asyncio
 import os
 from bisect import bisect_right
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +23,6 @@ from storage.appender import SegmentAppender
 from storage.checkpoint import Checkpoint
 from storage.cold_reader import ColdReader
 from storage.compaction import Compactor
-from storage.disk import write_file_atomic
 from storage.errors import CorruptRecord, DiskFailed, StorageError
 from storage.log_context import LogConfig, LogContext, LogOwner, ProducerState
 from storage.log_head import Deleted, LogHead
@@ -425,12 +425,11 @@ class Log:
 
     async def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         path = self.directory / file_name(checkpoint.next_offset, CHECKPOINT_SUFFIX)
-        run = self._context.disk.run
+        remove_old = partial(remove_old_checkpoints, self.directory)
         try:
-            await run(write_file_atomic, path, checkpoint.encode())
+            await self._context.small_files.write(path, checkpoint.encode(), remove_old)
             self._checkpointed_offset = max(self._checkpointed_offset, checkpoint.next_offset)
             self._head.checkpoint_written(checkpoint.segment_base_offset)
-            await run(remove_old_checkpoints, self.directory)
         except OSError as error:  # an older one still serves; recovery scans further
             self._context.report("a checkpoint cannot be written", f"{path}: {error}")
 

@@ -18,6 +18,7 @@ from storage.progress import Progress
 from storage.record_buffer import RecordCache
 from storage.recycle import SegmentPool
 from storage.segment_files import SegmentFiles
+from storage.small_files import SmallFiles
 
 
 class ProducerState(Protocol):
@@ -89,6 +90,8 @@ class LogContext:
     looks_inside: asyncio.Lock = field(default_factory=asyncio.Lock)
     progress: Progress = field(default_factory=Progress)
     files: SegmentFiles = field(init=False)
+    small_files: SmallFiles = field(init=False)
 
     def __post_init__(self) -> None:
+        self.small_files = SmallFiles(self.disk)
         self.files = SegmentFiles(self.disk, self.files_max, self.lock_wait_s, self.report)

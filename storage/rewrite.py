@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from storage.background import Background, InThread, Pace
-from storage.disk import write_file_atomic
 from storage.errors import CorruptRecord, DiskFailed, Stopped, StorageError
 from storage.log_context import LogContext
 from storage.record_buffer import Spans
@@ -276,7 +275,7 @@ class Rewriter:
             segment.header, segment.write_pos, segment.next_offset, segment.last_header_crc
         )
         try:
-            await self.context.disk.run(write_file_atomic, path, data)
+            await self.context.small_files.write(path, data)
         except OSError as error:  # it is rebuilt from the records when it is needed
             self.context.report("an index cannot be written", f"{path}: {error}")
         finally:

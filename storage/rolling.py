@@ -13,7 +13,6 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from storage.disk import write_file_atomic
 from storage.errors import DiskFailed, DiskFull, StorageError
 from storage.record_buffer import RecordBuffer
 from storage.replacement import told_end
@@ -193,7 +192,7 @@ class SegmentRoller:
         path = self._log.directory / file_name(segment.base_offset, INDEX_SUFFIX)
         run, files = self._context.disk.run, self._context.files
         try:
-            await run(write_file_atomic, path, data)
+            await self._context.small_files.write(path, data)
             await files.use(segment, self._segments)
             await run(cut, segment.fd, segment.write_pos)
             segment.allocated_bytes = segment.write_pos

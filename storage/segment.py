@@ -140,12 +140,18 @@ class Segment:
     @property
     def known_max_timestamp(self) -> int | None:
         """The largest timestamp in it, -1 where no record has one; None: it has to be opened."""
-        if self.fd >= 0 or not self.sealed:
+        if self.has_index:
             largest = self.index.max_timestamp
             if self.sealed:
                 self._max_timestamp = largest
             return largest
         return self._max_timestamp
+
+    @property
+    def has_index(self) -> bool:
+        """Whether its index is in memory: always while it is open, or not sealed, and still of one
+        that was closed when it was sealed."""
+        return hasattr(self, "index")
 
     @property
     def idle(self) -> bool:
@@ -155,7 +161,7 @@ class Segment:
     def close(self) -> None:
         """Close the file, if it is open; the index of a sealed one goes with it."""
         fd, self.fd = self.fd, -1
-        if self.sealed and hasattr(self, "index"):
+        if self.sealed and self.has_index:
             self._max_timestamp = self.index.max_timestamp
             del self.index
         if fd >= 0:
@@ -319,5 +325,6 @@ def cut(fd: int, end_pos: int) -> None:
 
 def remove_old_checkpoints(directory: Path) -> None:
     """Remove all checkpoints but the newest ones. Raises OSError."""
-    for path in sorted(directory.glob(f"*{CHECKPOINT_SUFFIX}"))[:-CHECKPOINTS_KEPT]:
-        path.unlink(missing_ok=True)
+    names = sorted(name for name in os.listdir(directory) if name.endswith(CHECKPOINT_SUFFIX))
+    for name in names[:-CHECKPOINTS_KEPT]:
+        (directory / name).unlink(missing_ok=True)

@@ -174,7 +174,7 @@ class SegmentFiles:
             segment.unpin()
 
     async def _open_file(self, segment: Segment, segments: Sequence[Segment]) -> None:
-        if segment.sealed:
+        if not segment.has_index:
             await load_sealed(self._disk, self._report, self._lock_wait_s, segment, segments)
         else:
             segment.fd = await self._disk.run(_open_active, segment, self._lock_wait_s)
@@ -207,7 +207,7 @@ def _look_at(opening: asyncio.Task[None]) -> None:
 
 
 def _open_active(segment: Segment, lock_wait_s: float) -> int:
-    """The descriptor of a segment that was closed and is to be written. Blocks."""
+    """The descriptor of a segment that was closed when it was not sealed yet. Blocks."""
     found = open_again(segment.path, segment.header, lock_wait_s)
     if found.allocated_bytes != segment.allocated_bytes:
         found.close()

@@ -444,10 +444,12 @@ class Host:
         for driven in logs:
             driven.log._closed = True  # a dead process reports nothing
             driven.log._appender.fail(DiskFailed("the process was killed"))
-        for driven in logs:
-            for task in list(driven.log._tasks):
+        if (working := self.context.small_files._working) is not None:
+            working.cancel()
+        while tasks := [task for driven in logs for task in driven.log._tasks]:
+            for task in tasks:
                 task.cancel()
-                await asyncio.wait([task])
+            await asyncio.wait(tasks)
         if not isinstance(self.disk, HeldDisk):
             await self.disk.close()
         if self.context.committer.journal is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from storage.errors import CorruptRecord, DiskFailed, DiskFull, StorageError
+from storage.recycle import RETIRED_BYTES_MIN
 from storage.segment import create_segment
 from storage.wal_format import record_bytes
 from tests.storage.builder import (
@@ -398,7 +399,7 @@ def test_a_retired_file_that_somebody_still_writes_is_not_used(tmp_path: Path) -
         host = Host(tmp_path, lock_wait_s=0.01)
         host.pool.load()
         retired = tmp_path / "old.wal"
-        retired.write_bytes(bytes(100_000))
+        retired.write_bytes(bytes(RETIRED_BYTES_MIN))
         host.pool.retire(retired)
         (left,) = (tmp_path / "recycle").glob("*")
         with left.open("r+b") as file:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kafka_protocol.record_batch import set_log_append_time
-from storage.disk import write_file_atomic
+from storage import small_files
 from storage.errors import CorruptRecord, DiskFailed, StorageError
 from storage.log_start import (
     give_up,
@@ -237,7 +237,7 @@ def test_without_a_checkpoint_no_segment_goes(tmp_path: Path) -> None:
         driven = await about_to_roll(tmp_path)
 
         def no_checkpoints(fn: object) -> None:
-            if fn is write_file_atomic:
+            if fn is small_files._write_all:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         driven.host.held.before_run = no_checkpoints

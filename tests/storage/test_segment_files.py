@@ -8,9 +8,11 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from storage import segment_files
 from storage.disk import POOL_THREADS, Disk
 from storage.errors import CorruptRecord, StorageError
 from storage.segment_files import FILES_MIN
@@ -249,6 +251,37 @@ def test_an_idle_log_goes_on_where_it_was(tmp_path: Path) -> None:
         await driven.check()
         driven = await driven.host.reopen(driven)
         await driven.check()
+
+    drive(scenario())
+
+
+def test_an_idle_log_that_rolls_seals_what_was_closed_with_the_index_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To load it would find no index file, and write the one that is being written."""
+    loaded: list[str] = []
+
+    async def load_sealed(*facts: Any) -> None:
+        loaded.append(facts[3].path.name)
+        raise StorageError("not now")
+
+    async def scenario() -> None:
+        driven = await with_closed(tmp_path)
+        left = driven.active
+        monkeypatch.setattr(segment_files, "load_sealed", load_sealed)
+        driven.append(bytes(14 * BLOCK))
+        await until(lambda: left.sealed)
+        slices, _next_offset = await driven.log.read(left.base_offset, left.next_offset, 1000)
+        assert slices
+        await driven.durable()
+        while driven.log._tasks:
+            await asyncio.wait(driven.log._tasks)
+        assert loaded == []
+        assert left.path.with_suffix(".index").exists()
+        assert left.path.stat().st_size == left.write_pos
+        monkeypatch.undo()
+        await driven.check()
+        await driven.close()
 
     drive(scenario())
 
