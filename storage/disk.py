@@ -288,6 +288,16 @@ def data_end(fd: int, pos: int, size: int) -> int:
     return size
 
 
+def sync_names(directory: str | os.PathLike[str]) -> None:
+    """Make what is in a directory, and the directory itself, findable after a power cut.
+
+    A process that was killed between a rename and the sync of its directory leaves a name that a
+    power cut takes away again, with all that is acknowledged under it by then. Raises OSError.
+    """
+    fsync_dir(directory)
+    fsync_dir(Path(directory).parent)
+
+
 def fsync_all(fds: Sequence[int], direct: bool) -> None:
     """Make these files of one file system durable; many with Direct I/O, of which what was written
     is at the device already, in one go. Raises OSError."""

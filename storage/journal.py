@@ -353,10 +353,10 @@ def open_journal(
     Only when segments hold all that `read_journals` has found there. Blocks. Raises OSError,
     LockTimeout.
     """
-    if not directory.exists():
-        directory.mkdir(parents=True)
-        fsync_dir(directory.parent.parent)
-        fsync_dir(directory.parent)
+    directory.mkdir(parents=True, exist_ok=True)
+    # In any case: whoever made them may have been killed before it came to this.
+    fsync_dir(directory.parent.parent)
+    fsync_dir(directory.parent)
     files: list[_File] = []
     _memory, block = aligned_buffer(block_bytes, block_bytes)
     try:

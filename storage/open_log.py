@@ -18,7 +18,7 @@ from pathlib import Path
 from kafka_protocol.errors import DecodeError
 from kafka_protocol.record_batch import iter_batches
 from storage.checkpoint import Checkpoint, decode_checkpoint
-from storage.disk import fsync_dir
+from storage.disk import fsync_dir, sync_names
 from storage.errors import CorruptRecord
 from storage.index import SegmentIndex
 from storage.load_segment import (
@@ -86,6 +86,8 @@ async def open_log(
         epochs, log_start_offset, checkpoint = await _recover(
             context, directory, names, topic_id, partition, segments, state
         )
+        if segments and not _knows_names(checkpoint, segments[-1], log_start_offset):
+            await run(sync_names, directory)
         if superseded:  # before the log start can move in between them
             await run(give_up, directory, superseded, context.pool)
             await run(fsync_dir, directory)
@@ -111,6 +113,15 @@ async def open_log(
         await log.checkpoint_end()  # a crash that follows soon must not scan all of it again
     await append_journaled(context, log, state)
     return log
+
+
+def _knows_names(checkpoint: Checkpoint | None, last: Segment, log_start_offset: int) -> bool:
+    """Whether whoever wrote the checkpoint had synced the names that the log stands on."""
+    return (
+        checkpoint is not None
+        and checkpoint.segment_base_offset == last.base_offset
+        and checkpoint.log_start_offset == log_start_offset
+    )
 
 
 async def append_journaled(context: LogContext, log: Log, state: ProducerState) -> None:

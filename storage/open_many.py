@@ -25,7 +25,7 @@ from kafka_protocol.errors import DecodeError
 from kafka_protocol.record_batch import BatchHeader, iter_batches
 from storage.buffers import aligned_buffer
 from storage.checkpoint import Checkpoint, decode_checkpoint
-from storage.disk import READ_ALIGNMENT, data_end, fsync_all
+from storage.disk import READ_ALIGNMENT, data_end, fsync_all, sync_names
 from storage.errors import StorageError
 from storage.index import SegmentIndex
 from storage.load_segment import tell_end
@@ -168,6 +168,9 @@ def _sync(scanned: list[_Plain]) -> OSError | None:
     segments = [one.segments[-1] for one in scanned]
     try:
         fsync_all([segment.fd for segment in segments], all(one.direct for one in segments))
+        for one in scanned:
+            if one.checkpoint is None:
+                sync_names(one.segments[-1].path.parent)
     except OSError as error:
         return error
     return None
@@ -301,7 +304,8 @@ def _look_behind(
     segment.write_pos = segment.durable_pos = result.end_pos
     segment.next_offset = result.next_offset
     segment.last_header_crc = result.last_header_crc
-    plain.scanned = result.record_count > 0
+    # Without a checkpoint nobody has synced the segment's name for certain: as if it was scanned.
+    plain.scanned = result.record_count > 0 or checkpoint is None
 
 
 def _drive(reads: Reads, fd: int, end: int, start: memoryview) -> ScanResult:

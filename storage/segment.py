@@ -233,8 +233,8 @@ def create_segment(
     if path.exists() and not replace:
         raise FileExistsError(f"{path} exists already")
     temporary = path.with_suffix(path.suffix + TEMPORARY_SUFFIX)
-    if not directory.exists():
-        directory.mkdir()
+    directory.mkdir(exist_ok=True)
+    if header.prev_base_offset < 0:  # who made the directory may have been killed before its sync
         fsync_dir(directory.parent)
     if recycled is not None:
         os.rename(recycled, temporary)

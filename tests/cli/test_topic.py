@@ -122,7 +122,7 @@ def test_configs_are_set_and_unset(broker: RunningBroker, existing: str) -> None
     config = config_of(broker, existing, "retention.ms")
     assert (config["value"], config["source"]) == ("5", "DYNAMIC_TOPIC_CONFIG")
     assert on(broker, "topic", "alter-config", existing, "-d", "retention.ms").code == 0
-    assert config_of(broker, existing, "retention.ms")["source"] == "DEFAULT_CONFIG"
+    assert config_of(broker, existing, "retention.ms")["source"] == "STATIC_BROKER_CONFIG"
 
 
 def test_partitions_are_added_to_what_there_is(broker: RunningBroker) -> None:

@@ -70,19 +70,23 @@ def cut_power(args: argparse.Namespace, say: Say) -> Facts:
 def kill_at_points(args: argparse.Namespace, say: Say) -> Facts:
     """Every point, or every `step`-th."""
     with tempfile.TemporaryDirectory(prefix="points.", dir=args.directory) as folder:
-        return asdict(points.run(Path(folder), args.seed, args.step, say=say))
+        return asdict(points.run(Path(folder), args.seed, args.step, say=say)) | _step(args)
 
 
 def fail_operations(args: argparse.Namespace, say: Say) -> Facts:
     """Every operation, or every `step`-th."""
     with tempfile.TemporaryDirectory(prefix="failing.", dir=args.directory) as folder:
-        return asdict(failing.run(Path(folder), args.seed, args.step, say=say))
+        return asdict(failing.run(Path(folder), args.seed, args.step, say=say)) | _step(args)
 
 
 def flip_bits(args: argparse.Namespace, say: Say) -> Facts:
     """Every byte, or every `step`-th."""
     with tempfile.TemporaryDirectory(prefix="rot.", dir="/dev/shm") as folder:
-        return asdict(rot.run(Path(folder), args.seed, args.step, say=say))
+        return asdict(rot.run(Path(folder), args.seed, args.step, say=say)) | _step(args)
+
+
+def _step(args: argparse.Namespace) -> Facts:
+    return {"step": args.step}
 
 
 RUNS: dict[str, Callable[[argparse.Namespace, Say], Facts]] = {
@@ -97,7 +101,7 @@ def is_lost(kind: str, facts: Facts) -> bool:
     """Whether anything acknowledged was lost, or the control of the power cuts did not bite."""
     if kind == "power":
         lost = [facts[name]["lost"] for name in ("ext4", "xfs")]
-        return any(lost) or None in facts["control"]
+        return any(lost) or not any(facts["control"])
     return facts["lost"] is not None
 
 
@@ -110,16 +114,19 @@ def page(figures: Facts) -> str:
             f"| power cut, {name} | {one['cycles']:,} cycles | {one['records']:,} | {_lost(one)} |"
         )
     one = figures["points"]
-    rows.append(f"| SIGKILL | {one['points']:,} system calls | {one['records']:,} | {_lost(one)} |")
+    how_often = f"{one['points']:,} system calls{_every(one)}"
+    rows.append(f"| SIGKILL | {how_often} | {one['records']:,} | {_lost(one)} |")
     one = figures["failing"]
     faults = sum(one["faults"].values())
-    rows.append(f"| failing disk | {faults:,} faults | {one['records']:,} | {_lost(one)} |")
+    rows.append(
+        f"| failing disk | {faults:,} faults{_every(one)} | {one['records']:,} | {_lost(one)} |"
+    )
     rot_facts = figures["rot"]
     flips = sum(rot_facts["flips"].values())
-    rows.append(f"| bit rot | {flips:,} flips | - | {_lost(rot_facts)} |")
+    rows.append(f"| bit rot | {flips:,} flips{_every(rot_facts)} | - | {_lost(rot_facts)} |")
     kinds = ", ".join(f"{name} {count:,}" for name, count in one["faults"].items())
     files = ", ".join(f"{name} {count:,}" for name, count in rot_facts["flips"].items())
-    control = ", ".join(map(str, power_facts["control"]))
+    control = ", ".join(str(cycle or "none") for cycle in power_facts["control"])
     return TEMPLATE.read_text().format(
         rows="\n".join(rows), control=control, kinds=kinds, files=files,
         partitions=PARTITIONS, control_cycles=CONTROL_CYCLES, controls=CONTROLS,
@@ -127,6 +134,10 @@ def page(figures: Facts) -> str:
         newest=rot_facts["newest"],
         **{key: figures[key] for key in ("when", "machine", "commit", "seed", "command")},
     )  # fmt: skip
+
+
+def _every(facts: Facts) -> str:
+    return "" if facts["step"] == 1 else f" (one in {facts['step']})"
 
 
 def _lost(facts: Facts) -> str:
@@ -149,7 +160,7 @@ def _facts_of_run(args: argparse.Namespace) -> Facts:
         "machine": machine,
         "commit": commit.stdout.strip() or "unknown",
         "seed": args.seed,
-        "command": f"python -m tests.crash --cycles {args.cycles} --seed {args.seed} --report",
+        "command": f"`python -m tests.crash --cycles {args.cycles} --seed {args.seed} --report`",
     }
 
 

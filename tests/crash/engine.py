@@ -70,10 +70,30 @@ class Shared:
     def __init__(self, path: Path | None = None) -> None:
         if path is None:
             self._memory = mmap.mmap(-1, SHARED_BYTES)
-            return
-        with path.open("a+b") as file:
-            file.truncate(SHARED_BYTES)
-            self._memory = mmap.mmap(file.fileno(), SHARED_BYTES)
+        else:
+            with path.open("a+b") as file:
+                file.truncate(SHARED_BYTES)
+                self._memory = mmap.mmap(file.fileno(), SHARED_BYTES)
+
+        self._promised: list[tuple[int, int]] | None = None
+
+    def hold_to_this(self) -> None:
+        """What is acknowledged now has to be kept. An answer that comes while a file system is
+        being shut down was not given before the power was gone: XFS tells some writes then that
+        they are durable, and drops its log."""
+        seen = [self.get(partition) for partition in range(PARTITIONS)]
+        self._promised = [(end, start) for end, _, start, _ in seen]
+
+    def promised(self, partition: int) -> tuple[int, int]:
+        """(end, start) that were acknowledged, up to `hold_to_this` where that was called."""
+        if self._promised is not None:
+            return self._promised[partition]
+        end, _, start, _ = self.get(partition)
+        return end, start
+
+    def forget_promises(self) -> None:
+        """A new life."""
+        self._promised = None
 
     def put(self, partition: int, *seen: int) -> None:
         """Written by the child; whole, since a struct of four words is copied at once."""
@@ -344,7 +364,10 @@ class Ledger:
 
     async def _judge_one(self, log: Log, partition: int, shared: Shared, life: int) -> None:
         held = self.held[partition]
-        acknowledged, appended, start, asked = shared.get(partition)
+        (acknowledged, start), (_, appended, _, asked) = (
+            shared.promised(partition),
+            shared.get(partition),
+        )
         acknowledged, appended = max(acknowledged, held.end), max(appended, held.end)
         where = f"seed {self.seed}, life {life}, partition {partition}"
         if not acknowledged <= log.log_end_offset <= appended:

@@ -63,6 +63,7 @@ def run(
         before = ledger.records, ledger.unacknowledged
         pid = start_life(engine, shared, ledger.seed, life, APPENDS, lie if lying else _honest)
         time.sleep(rng.uniform(0.005, LOAD_S_MAX))  # the moment is the test
+        shared.hold_to_this()
         disk.cut_power()
         end_child(pid)
         disk.restore()
@@ -70,6 +71,7 @@ def run(
         engine.reported.clear()
         try:
             ledger.judge(engine, shared, life)
+            shared.forget_promises()
         except (Lost, StorageError) as error:
             result.lost = str(error)
             break
