@@ -479,8 +479,9 @@ class Log:
         """Take the partition off the disk: its directory moves into `trash`, durably.
 
         Appends that were not acknowledged are forgotten. Returns where the files are now, for
-        `empty_directory` (None: there were none).
+        `empty_directory` (None: there were none). A file in which a write failed is not used again.
         """
+        had_failed = self.failed is not None
         self.closing = self._closed = True
         self._appender.fail(StorageError(f"{self.directory.name} was deleted"))
         await self._until_idle()
@@ -490,7 +491,10 @@ class Log:
             for newest in self._segments[-1:]:
                 async with self._context.files.used(newest, self._segments):
                     facts = self.directory, [(newest.path.name, newest.fd)], trash
-                    return await self._context.disk.run(discard_directory, *facts)
+                    discarded = await self._context.disk.run(discard_directory, *facts)
+                    if discarded is not None and had_failed:  # then it is too short for the pool
+                        await self._context.disk.run(os.ftruncate, newest.fd, 0)
+                    return discarded
         except (FileNotFoundError, CorruptRecord):
             pass  # it was closed meanwhile, and who made a topic of that name has moved it away
         finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import fcntl
 import os
 from collections.abc import Callable
@@ -11,7 +13,7 @@ import pytest
 
 from storage import recycle as recycle_module
 from storage.errors import ForeignDirectory
-from storage.recycle import discard_unopened
+from storage.recycle import discard_unopened, empty_directory
 from tests.storage.builder import OTHER_TOPIC_ID, TOPIC_ID, Host, contents, crashed, drive
 
 NEW_TOPIC_ID = bytes(range(32, 48))
@@ -152,5 +154,28 @@ def test_a_directory_of_another_topic_or_of_none_is_foreign(tmp_path: Path) -> N
         (tmp_path / "empty-0").mkdir()
         with pytest.raises(ForeignDirectory, match="holds no segments"):
             discard_unopened(tmp_path / "empty-0", {TOPIC_ID}, tmp_path / "trash")
+
+    drive(scenario())
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_file_in_which_a_write_failed_is_not_used_again(tmp_path: Path, failed: bool) -> None:
+    async def scenario() -> None:
+        host = Host(tmp_path)
+        driven = await host.open()
+        await driven.append_durably(b"x")
+        if failed:
+            host.held.auto = False
+            driven.append(b"y")
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert host.held.held
+            host.held.land(res=-errno.EIO)
+            assert driven.log.failed is not None
+        discarded = await driven.log.delete(tmp_path / "trash")
+        assert discarded is not None
+        host.pool.load()
+        empty_directory(discarded, host.pool)
+        assert (host.pool.take(1 << 30) is None) is failed
 
     drive(scenario())
