@@ -32,6 +32,7 @@ from tests.protocol.values import outcome
 INFLATED_BYTES_MAX = 1 << 20
 _WHICH = struct.Struct(">hh")  # api key and version before an input that does not say its own
 _ITEMS_MAX = 5  # of a message whose items are counted: golden ones have more and fewer
+NO_FILES: Any = None  # a search without segments opens none
 _TWINS: list[Any] = list(frame.HAND_DECODERS)
 
 
@@ -201,8 +202,8 @@ def _check_searches(data: bytes, rows: list[Record]) -> None:
     async def search() -> list[tuple[int, int] | None]:
         log = _Bytes(data)
         return [
-            await timestamps.first_at_or_after(log, (), wanted, 1),
-            await timestamps.largest(log, (), 1),
+            await timestamps.first_at_or_after(log, NO_FILES, (), wanted, 1),
+            await timestamps.largest(log, NO_FILES, (), 1),
         ]
 
     expected = [

@@ -193,7 +193,13 @@ ROWS = [
     ),
     *(
         _row(f"attributes {n:#x}", lambda n=n: batch(attributes=n), ErrorCode.NONE, _VALIDATOR)
-        for n in (0x40, 0x80, 0x4000, -0x8000)
+        for n in (0x80, 0x4000, -0x8000)
+    ),
+    _row(
+        "attributes 0x40, a delete horizon",
+        lambda: batch(attributes=0x40),
+        ErrorCode.INVALID_RECORD,
+        "KIP-534: the cleaner's; Kafka takes it from clients",
     ),
     # -- timestamps ----------------------------------------------------------------------------
     *(
