@@ -37,7 +37,9 @@ class Partition:
     """One partition that this shard leads. `log` is None while it is offline from the start."""
 
     __slots__ = (
+        "_disk_full",
         "_fetch_waiters",
+        "_no_room",
         "_produce_waiters",
         "bytes_in",
         "bytes_out",
@@ -50,6 +52,7 @@ class Partition:
         "log",
         "log_append_time",
         "max_message_bytes",
+        "produce_refused",
         "producers",
         "records_in",
         "records_out",
@@ -77,6 +80,9 @@ class Partition:
         self.producers = Producers()
         self.log: Log | None = None
         self.error_message: str | None = None
+        self.produce_refused: str | None = None  # why, with KAFKA_STORAGE_ERROR
+        self._no_room: str | None = None  # for what was appended here
+        self._disk_full: str | None = None
         self.high_watermark = 0
         self.bytes_in = self.records_in = 0  # appended since this shard leads it
         self.bytes_out = self.records_out = 0  # sent to consumers
@@ -94,6 +100,8 @@ class Partition:
         self.log = log
         self.high_watermark = log.durable_offset
         log.attach(self)
+        if log.stalled is not None:
+            self.on_log_stalled(log.stalled, log.durable_offset)
         log.start_epoch(self.leader_epoch)
 
     def lead(self, leader_epoch: int) -> None:
@@ -187,11 +195,40 @@ class Partition:
     def fail(self, message: str, error: ErrorCode) -> None:
         """Refuse everything from now on; `error` goes to those who wait for a batch."""
         if self.error_message is None:
-            self.error_message = message
-        waiters, self._produce_waiters = self._produce_waiters, None
-        for _end_offset, waiter, token in waiters or ():
-            waiter.settle(token, error)
+            self.error_message = self.produce_refused = message
+        self._settle_from(0, error)
         self.wake_fetches()
+
+    def refuse_produce(self, message: str | None) -> None:
+        """Have producers told that the disk is full, or (None) no more. Readers, and what the
+        broker itself appends to internal topics, go on."""
+        self._disk_full = message
+        self._decide_produce()
+
+    def on_log_stalled(self, error: StorageError, from_offset: int) -> None:
+        """LogOwner: what was appended waits for room. Producers are told at once: they send again,
+        and an idempotent one then gets the answer to what waits here."""
+        self._no_room = str(error)
+        self._decide_produce()
+        if not self.internal:  # groups cannot take back what they have appended: they wait
+            self._settle_from(from_offset, ErrorCode.KAFKA_STORAGE_ERROR)
+
+    def on_log_resumed(self) -> None:
+        """LogOwner: there is room again."""
+        self._no_room = None
+        self._decide_produce()
+
+    def _decide_produce(self) -> None:
+        self.produce_refused = self.error_message or self._no_room or self._disk_full
+
+    def _settle_from(self, offset: int, error: ErrorCode) -> None:
+        """Tell `error` to who waits for a batch that ends behind `offset`."""
+        waiters = self._produce_waiters or ()
+        kept = [waiting for waiting in waiters if waiting[0] <= offset]
+        self._produce_waiters = deque(kept) if kept else None
+        for end_offset, waiter, token in waiters:
+            if end_offset > offset:
+                waiter.settle(token, error)
 
     # -- fetch -----------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ Sources: io_uring(7), pwritev2(2) on RWF_DSYNC, statx(2) on STATX_DIOALIGN, floc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -343,17 +344,23 @@ def fsync_dir(path: str | os.PathLike[str]) -> None:
 def write_file_atomic(path: str | os.PathLike[str], data: bytes | bytearray | memoryview) -> None:
     """Replace a small file: after a crash it holds all the old or all the new bytes, never a mix.
 
-    One writer a path at a time: the temporary file's name is `<path>.tmp`. Raises OSError.
+    One writer a path at a time: the temporary file's name is `<path>.tmp`. Raises OSError, and
+    leaves no temporary file then, which on a full disk would make it fuller.
     """
     target = Path(path)
     temporary = target.with_name(target.name + ".tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        rest = memoryview(data).cast("B")
-        while rest:
-            rest = rest[os.write(fd, rest) :]
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(temporary, target)
+        try:
+            rest = memoryview(data).cast("B")
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
     fsync_dir(target.parent)

@@ -24,7 +24,8 @@ class DiskFailed(StorageError):
 
 
 class DiskFull(DiskFailed):
-    """No space left for a write. As final as any failed write, but its remedy is known."""
+    """No space left. For a write as final as any that fails, but its remedy is known; where the
+    disk refused room before anything was written, the log only stalls."""
 
 
 class LockTimeout(StorageError):

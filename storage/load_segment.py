@@ -232,7 +232,11 @@ async def settle(
     if sealed:
         last_crc = result.last_header_crc
         data = segment.index.encode(segment.header, end_pos, result.next_offset, last_crc)
-        await disk.run(write_file_atomic, segment.path.with_suffix(INDEX_SUFFIX), data)
+        path = segment.path.with_suffix(INDEX_SUFFIX)
+        try:
+            await disk.run(write_file_atomic, path, data)
+        except OSError as error:  # a full disk must not keep anybody from reading
+            report("an index cannot be written", f"{path}: {error}")
 
 
 async def _drive(disk: Disk, progress: Progress, segment: Segment, reads: Reads) -> ScanResult:

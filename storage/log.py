@@ -23,7 +23,7 @@ from storage.appender import SegmentAppender
 from storage.checkpoint import Checkpoint
 from storage.cold_reader import ColdReader
 from storage.compaction import Compactor
-from storage.errors import CorruptRecord, DiskFailed, StorageError
+from storage.errors import CorruptRecord, DiskFailed, DiskFull, StorageError
 from storage.log_context import LogConfig, LogContext, LogOwner, ProducerState
 from storage.log_head import Deleted, LogHead
 from storage.record_buffer import RecordBuffer, Spans
@@ -36,6 +36,7 @@ from storage.segment import (
     file_name,
     remove_old_checkpoints,
 )
+from storage.space import NO_SPACE
 from storage.timestamps import first_at_or_after, largest
 
 T = TypeVar("T")
@@ -91,6 +92,7 @@ class Log:
         checkpoint_base = checkpoint.segment_base_offset if checkpoint else -1
         self._head = LogHead(self, context, segments, checkpoint_base)
         self._checkpointed_offset = checkpoint.next_offset if checkpoint else -1  # on the disk
+        self._unwritten: Checkpoint | None = None  # for want of space
         self._idle_waiters: list[asyncio.Future[None]] = []
         self.closing = self._closed = False
         self._cold_reader: ColdReader | None = None  # made when somebody reads from disk
@@ -192,6 +194,24 @@ class Log:
     def checkpoint_base(self) -> int:
         """Base offset of the segment that the newest checkpoint points into, -1: there is none."""
         return self._head.checkpoint_base
+
+    @property
+    def stalled(self) -> DiskFull | None:
+        """Why what was appended waits in memory, or None; see rolling.py."""
+        return self._roller.stalled
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether there is something for `retry` to do."""
+        return self._unwritten is not None or self._roller.waits_for_room
+
+    async def retry(self) -> None:
+        """Try again what the disk had no room for: what stalls, an index, a checkpoint."""
+        await self._roller.retry()
+        checkpoint, self._unwritten = self._unwritten, None
+        if checkpoint is not None and not self.closing and self.failed is None:
+            if checkpoint.next_offset > self._checkpointed_offset:
+                await asyncio.shield(self.spawn(self.write_checkpoint(checkpoint)))
 
     @property
     def failed(self) -> StorageError | None:
@@ -343,6 +363,16 @@ class Log:
             self._owner.on_log_failed(error)
         self.wake_idle()
 
+    def on_stalled(self, error: DiskFull) -> None:
+        """SegmentRoller: the disk has no room for what was appended."""
+        if self._owner is not None:
+            self._owner.on_log_stalled(error, self._appender.written_offset)
+
+    def on_resumed(self) -> None:
+        """SegmentRoller: it has."""
+        if self._owner is not None:
+            self._owner.on_log_resumed()
+
     def on_settled(self) -> None:
         """AppenderOwner: a write of a failed appender came back."""
         self.wake_idle()
@@ -387,6 +417,14 @@ class Log:
         Raises: StorageError; what is not deleted is looked at again the next time"""
         return await self._head.enforce_retention(now_ms)
 
+    async def trim(self, segment: Segment) -> list[Deleted]:
+        """Delete a segment, and what is older, before its time; see LogHead.trim."""
+        return await self._head.trim(segment)
+
+    async def oldest_closed(self) -> tuple[int, Segment] | None:
+        """The oldest segment that may be trimmed; see LogHead.oldest_closed."""
+        return await self._head.oldest_closed()
+
     def roll_if_due(self, now_ms: int) -> None:
         """See SegmentRoller.roll_if_due."""
         self._roller.roll_if_due(now_ms)
@@ -399,11 +437,17 @@ class Log:
     async def store(self, end_offset: int) -> None:
         """Have everything before `end_offset` in segments, durably: what only memory or the
         shard's journal holds is not enough for what says that it was there. Raises StorageError."""
-        while self._appender.stored_offset < end_offset and not (self.failed or self.closing):
-            self._appender.store()
+        appender = self._appender
+        while appender.stored_offset < end_offset and not (
+            self.failed or self.closing or self.stalled
+        ):
+            appender.store()
             await self._wait_idle_change()
         if self.failed or self.closing:
             raise self.failed or StorageError(f"{self.directory.name} is closed")
+        if appender.stored_offset < end_offset:
+            assert self.stalled is not None
+            raise self.stalled
 
     # -- checkpoints -----------------------------------------------------------------------
 
@@ -432,6 +476,9 @@ class Log:
             self._head.checkpoint_written(checkpoint.segment_base_offset)
         except OSError as error:  # an older one still serves; recovery scans further
             self._context.report("a checkpoint cannot be written", f"{path}: {error}")
+            if error.errno in NO_SPACE:
+                self._unwritten = checkpoint
+                self._context.no_space(self)
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -443,6 +490,7 @@ class Log:
         self.closing = True
         if self.failed is None and not self._closed:
             self._appender.store()
+            await self._roller.retry()  # without room now what waits for it is lost
         await self._until_idle()  # a failed log's too: a write in flight needs its descriptor
         try:
             if self.failed is None and not self._closed:

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kafka_protocol.record_batch import BatchHeader
 from storage.background import Background
@@ -19,6 +19,9 @@ from storage.record_buffer import RecordCache
 from storage.recycle import SegmentPool
 from storage.segment_files import SegmentFiles
 from storage.small_files import SmallFiles
+
+if TYPE_CHECKING:
+    from storage.log import Log
 
 
 class ProducerState(Protocol):
@@ -43,6 +46,13 @@ class LogOwner(Protocol):
     def on_log_failed(self, error: StorageError) -> None:
         """The log takes no more appends and serves no more reads until restart."""
 
+    def on_log_stalled(self, error: StorageError, from_offset: int) -> None:
+        """There is no room for what was appended from that offset on: it waits in memory, and more
+        should not come. What is durable is served."""
+
+    def on_log_resumed(self) -> None:
+        """There is room again, and what waited is being written."""
+
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
@@ -60,6 +70,10 @@ class LogConfig:
     flush_bytes: int = 256 << 10
 
 
+def _nothing(_log: Log) -> None:
+    """Nobody minds."""
+
+
 @dataclass(slots=True)
 class LogContext:
     """What all logs of one shard share, for as long as it runs.
@@ -70,6 +84,8 @@ class LogContext:
     `journaled`: what journals hold of partitions that are not open yet
     `background`: who rewrites segments; None: a thread of the disk
     `files_max`: how many segments are open at a time, see `files`
+    `no_space`: told of a log that waits for room: for what was appended to it, or a file it needs
+    `disk_full`: nothing may be written that can wait
     `looks_inside`: held by the search that looks into a batch, see timestamps.py
     `progress`: how far the opening of logs is
     """
@@ -87,6 +103,8 @@ class LogContext:
     journaled: Entries = field(default_factory=dict)
     background: Background | None = None
     files_max: int = 1000
+    no_space: Callable[[Log], None] = _nothing
+    disk_full: bool = False
     looks_inside: asyncio.Lock = field(default_factory=asyncio.Lock)
     progress: Progress = field(default_factory=Progress)
     files: SegmentFiles = field(init=False)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 BY_SIZE: Final = "retention.bytes"  # why segments go
 BY_TIME: Final = "retention.ms"
-REASONS: Final = (BY_TIME, BY_SIZE)
+BY_SPACE: Final = "storage.space.trim"
+REASONS: Final = (BY_TIME, BY_SIZE, BY_SPACE)
 
 
 class Deleted(NamedTuple):
@@ -61,7 +62,7 @@ class LogHead:
         log, config = self._log, self._log.config
         if not config.deletes or (config.retention_ms < 0 and config.retention_bytes < 0):
             return []
-        waiting_ms = log.waiting_timestamp
+        waiting_ms = log.waiting_timestamp if log.stalled is None else None
         if waiting_ms is not None and is_old(waiting_ms, config.retention_ms, now_ms):
             await log.store(log.log_end_offset)
         deleted: list[Deleted] = []
@@ -87,6 +88,28 @@ class LogHead:
         if deleted:
             await self.delete_records(end_offset)
         return deleted
+
+    async def oldest_closed(self) -> tuple[int, Segment] | None:
+        """The oldest segment that a disk without room may have before its time, and its largest
+        timestamp: it is not written any more, and its records are to go one day, by time or by
+        size. None: there is none. Raises StorageError."""
+        log, config = self._log, self._log.config
+        if not config.deletes or (config.retention_ms < 0 and config.retention_bytes < 0):
+            return None
+        for segment in self._segments[:-1]:
+            if segment.next_offset > log.log_start_offset:
+                largest = self._context.files.max_timestamp(segment, self._segments)
+                largest_ms = await log.from_disk(largest)
+                return None if largest_ms is None else (largest_ms, segment)
+        return None
+
+    async def trim(self, segment: Segment) -> list[Deleted]:
+        """Delete a closed segment before its time; nothing where it is gone already.
+        Raises StorageError."""
+        if segment not in self._segments[:-1] or segment.next_offset <= self._log.log_start_offset:
+            return []
+        await self.delete_records(segment.next_offset)
+        return [Deleted(BY_SPACE, segment.write_pos)]
 
     async def _is_old(self, segment: Segment, now_ms: int) -> bool:
         largest = self._context.files.max_timestamp(segment, self._segments)

@@ -19,7 +19,7 @@ from kafka_protocol.errors import DecodeError
 from kafka_protocol.record_batch import iter_batches
 from storage.checkpoint import Checkpoint, decode_checkpoint
 from storage.disk import fsync_dir, sync_names
-from storage.errors import CorruptRecord
+from storage.errors import CorruptRecord, DiskFull
 from storage.index import SegmentIndex
 from storage.load_segment import (
     ADVICE,
@@ -126,7 +126,8 @@ def _knows_names(checkpoint: Checkpoint | None, last: Segment, log_start_offset:
 
 async def append_journaled(context: LogContext, log: Log, state: ProducerState) -> None:
     """Append what is durable in the journal and not in a segment, and have it there; else the log
-    is closed. Raises CorruptRecord, StorageError."""
+    is closed. Without room it stays open and stalls: what it has is served, and the journal is
+    needed until there is some. Raises CorruptRecord, StorageError."""
     entries = context.journaled.get((log.topic_id, log.partition), [])
     try:
         for entry in entries:
@@ -144,7 +145,9 @@ async def append_journaled(context: LogContext, log: Log, state: ProducerState) 
                 log.append(entry.data[pos : pos + batch.size_bytes], batch, entry.leader_epoch)
                 state.replay(batch)
         await log.store(log.log_end_offset)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, DiskFull) and log.failed is None:
+            return
         await log.abandon()
         raise
 

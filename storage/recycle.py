@@ -38,6 +38,7 @@ class SegmentPool:
         self._bytes = 0
         self._sequence = 0
         self._lock = threading.Lock()
+        self._keeps = True
         self.reused_count = 0
 
     def load(self) -> None:
@@ -55,7 +56,8 @@ class SegmentPool:
         """Take over a segment's file that nobody writes any more: keep it or delete it."""
         with self._lock:
             size = os.stat(path).st_size
-            if size < RETIRED_BYTES_MIN or self._bytes + size > self._bytes_max:
+            too_much = self._bytes + size > self._bytes_max
+            if size < RETIRED_BYTES_MIN or too_much or not self._keeps:
                 os.unlink(path)
                 return
             self._sequence += 1
@@ -63,6 +65,16 @@ class SegmentPool:
             os.rename(path, target)
             self._files.append((target, size))
             self._bytes += size
+
+    def keep(self, keeps: bool) -> None:
+        """Whether to keep files at all: not while the disk is nearly full. Raises OSError."""
+        with self._lock:
+            self._keeps = keeps
+            while not keeps and self._files:
+                path, size = self._files[0]
+                os.unlink(path)
+                self._files.popleft()
+                self._bytes -= size
 
     def take(self, bytes_max: int) -> Path | None:
         """A retired file of at most `bytes_max` to overwrite, or None."""

@@ -100,7 +100,9 @@ class Rewriter:
 
     @property
     def may_try(self) -> bool:
-        """Whether the last failure is long enough ago."""
+        """Whether the last failure is long enough ago, and there is room."""
+        if self.context.disk_full:  # it would take the last of the space first
+            return False
         return self.log.usable and self.context.now_ms() >= self._retry_at_ms
 
     def sealed(self) -> list[Segment]:

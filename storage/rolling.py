@@ -2,14 +2,15 @@
 
 Space is reserved ahead of the writes. A segment is left when it is full, or too old for what
 comes; the next one is made, with a durable header, when the last one is durable to its end, and
-that is sealed: its index is saved and the space behind its end given back. One instance a log, on
-its shard. Source: LogSegment.shouldRoll of Apache Kafka 4.1.
+that is sealed: its index is saved and the space behind its end given back. Where the disk refuses
+room before anything was written, the log stalls: what was appended stays in memory until `retry`
+finds room, nothing is lost, and readers do not notice. Every other failure is final. One instance
+a log, on its shard. Source: LogSegment.shouldRoll of Apache Kafka 4.1.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from storage.record_buffer import RecordBuffer
 from storage.replacement import told_end
 from storage.retention import jittered, rolls_by_clock
 from storage.segment import INDEX_SUFFIX, Segment, create_segment, cut, file_name
+from storage.space import NO_SPACE
 from storage.wal_format import SegmentHeader, record_bytes
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ ROOM_BYTES_MIN = 15 * 4096  # behind the header of a new segment: 64 KiB with it
 class SegmentRoller:
     """See the module. `segments` is the log's own list, oldest first."""
 
-    __slots__ = ("_appender", "_context", "_log", "_segments")
+    __slots__ = ("_appender", "_context", "_log", "_segments", "_waiting", "stalled")
 
     def __init__(
         self, log: Log, context: LogContext, segments: list[Segment], appender: SegmentAppender
@@ -40,6 +42,8 @@ class SegmentRoller:
         self._context = context
         self._segments = segments
         self._appender = appender
+        self._waiting: RecordBuffer | None = None  # for room, where the log stalls
+        self.stalled: DiskFull | None = None
 
     # -- when a segment is left ------------------------------------------------------------
 
@@ -79,13 +83,42 @@ class SegmentRoller:
                     if segment.write_pos + needed > segment.allocated_bytes:
                         await self._allocate(segment, needed)
         except OSError as error:
-            kind = DiskFull if error.errno == errno.ENOSPC else DiskFailed
-            appender.fail(kind(f"cannot make room in {log.directory}: {error}"))
+            text = f"cannot make room in {log.directory}: {error}"
+            if error.errno not in NO_SPACE:
+                appender.fail(DiskFailed(text))
+            elif log.closing:
+                appender.fail(DiskFull(text))
+            else:
+                self._stall(record, DiskFull(text))
         except StorageError as error:
             appender.fail(error)
         else:
             appender.prepared(segment)
+            self._go_on()
         log.wake_idle()
+
+    def _stall(self, record: RecordBuffer, why: DiskFull) -> None:
+        self._waiting = record
+        if self.stalled is None:
+            self.stalled = why
+            self._log.on_stalled(why)
+            self._context.no_space(self._log)
+
+    def _go_on(self) -> None:
+        if self.stalled is not None:
+            self.stalled = None
+            self._log.on_resumed()
+
+    @property
+    def waits_for_room(self) -> bool:
+        """Whether there is something for `retry` to do."""
+        return self._waiting is not None
+
+    async def retry(self) -> None:
+        """Look for room again, if the log stalls."""
+        record, self._waiting = self._waiting, None
+        if record is not None and self._appender.failed is None:
+            await asyncio.shield(self._log.spawn(self.make_room(record)))
 
     async def _allocate(self, segment: Segment, needed_bytes: int) -> None:
         """Reserve space behind the segment's end: ahead, or on a full disk what is needed."""
@@ -95,7 +128,7 @@ class SegmentRoller:
             await allocate(segment.fd, start, target - start)
         except OSError as error:
             exact = segment.write_pos + needed_bytes
-            if error.errno != errno.ENOSPC or exact >= target:
+            if error.errno not in NO_SPACE or exact >= target:
                 raise
             await allocate(segment.fd, start, exact - start)
             target = exact
@@ -190,13 +223,16 @@ class SegmentRoller:
             segment.header, segment.write_pos, segment.next_offset, segment.last_header_crc
         )
         path = self._log.directory / file_name(segment.base_offset, INDEX_SUFFIX)
-        run, files = self._context.disk.run, self._context.files
+        run, files, report = self._context.disk.run, self._context.files, self._context.report
         try:
             await self._context.small_files.write(path, data)
+        except OSError as error:  # it is made anew when it is needed
+            report("an index cannot be written", f"{path}: {error}")
+        try:  # in any case: on a full disk that makes room
             await files.use(segment, self._segments)
             await run(cut, segment.fd, segment.write_pos)
             segment.allocated_bytes = segment.write_pos
-        except (OSError, StorageError) as error:  # it is made anew when it is needed
-            self._context.report("an index cannot be written", f"{path}: {error}")
+        except (OSError, StorageError) as error:  # it takes more than it needs
+            report("a segment cannot be cut at its end", f"{segment.path}: {error}")
         finally:
             segment.unpin()

@@ -9,6 +9,7 @@ process's writes may land after it was reaped, and recovery waits for the lock.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Protocol
 
 from storage.buffers import aligned_buffer
 from storage.disk import allocate, fsync_dir, lock_exclusive, open_segment
-from storage.errors import CorruptRecord
+from storage.errors import CorruptRecord, DiskFailed
 from storage.index import SegmentIndex
 from storage.wal_format import (
     BLOCK_BYTES_MAX,
@@ -227,7 +228,9 @@ def create_segment(
     It is prepared under a temporary name and renamed, so that a segment that exists always has
     its header. `recycled` is a retired segment to overwrite instead of a new file: overwriting
     needs no journal of the file system. `replace`: the file exists and holds no record.
-    Raises OSError, LockTimeout, FileExistsError.
+    Raises: OSError     there is no such segment, and what was begun of it is gone
+            DiskFailed  there may be one: a directory could not be synced, which is final
+            LockTimeout
     """
     path = directory / file_name(header.base_offset, SEGMENT_SUFFIX)
     if path.exists() and not replace:
@@ -235,7 +238,7 @@ def create_segment(
     temporary = path.with_suffix(path.suffix + TEMPORARY_SUFFIX)
     directory.mkdir(exist_ok=True)
     if header.prev_base_offset < 0:  # who made the directory may have been killed before its sync
-        fsync_dir(directory.parent)
+        _sync_names(directory.parent)
     if recycled is not None:
         os.rename(recycled, temporary)
     else:
@@ -251,14 +254,23 @@ def create_segment(
             raise OSError(f"short write of the header of {temporary}")
         os.fsync(fd)
         os.rename(temporary, path)
-        fsync_dir(directory)
+        _sync_names(directory)
     except BaseException:
         os.close(fd)
+        with contextlib.suppress(OSError):  # its space is wanted, where there was not enough
+            temporary.unlink(missing_ok=True)
         raise
     segment = Segment(path, header._replace(header_crc=crc), fd, direct)
     segment.last_header_crc = crc
     segment.allocated_bytes = allocate_bytes
     return segment
+
+
+def _sync_names(directory: Path) -> None:
+    try:
+        fsync_dir(directory)
+    except OSError as error:
+        raise DiskFailed(f"cannot make names durable in {directory}: {error}") from error
 
 
 def open_existing(

@@ -9,6 +9,7 @@ make a syncfs take long. One a shard, on its loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -81,6 +82,10 @@ def _write_all(batch: Sequence[_File]) -> list[Exception | None]:
     finally:
         for fd in work.fds:
             os.close(fd)
+    for file, outcome in zip(batch, work.outcomes, strict=True):
+        if outcome is not None:  # nothing of it stays, which on a full disk would make that fuller
+            with contextlib.suppress(OSError):
+                _temporary(file).unlink(missing_ok=True)
     return work.outcomes
 
 

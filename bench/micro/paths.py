@@ -234,6 +234,13 @@ class Owner:
     def on_durable(self, durable_offset: int) -> None:
         """Nobody to wake."""
 
+    def on_log_stalled(self, error: StorageError, from_offset: int) -> None:
+        """Nobody makes room here."""
+        raise error
+
+    def on_log_resumed(self) -> None:
+        """Does not happen."""
+
     def on_log_failed(self, error: StorageError) -> None:
         raise error
 

@@ -85,6 +85,13 @@ class Waiter:
         """See LogOwner."""
         self.on_progress(durable_offset)
 
+    def on_log_stalled(self, error: StorageError, from_offset: int) -> None:
+        """Nobody makes room here."""
+        self.on_log_failed(error)
+
+    def on_log_resumed(self) -> None:
+        """Does not happen."""
+
     def on_log_failed(self, error: StorageError) -> None:
         """See LogOwner."""
         raise SystemExit(f"the log failed: {error}")

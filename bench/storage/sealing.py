@@ -56,6 +56,13 @@ class Waiter:
         if not self.durable.done():
             self.durable.set_result(None)
 
+    def on_log_stalled(self, error: Exception, from_offset: int) -> None:
+        """Nobody makes room here."""
+        self.on_log_failed(error)
+
+    def on_log_resumed(self) -> None:
+        """Does not happen."""
+
     def on_log_failed(self, error: Exception) -> None:
         """So is nothing more."""
         self.durable.set_exception(error)

@@ -265,8 +265,8 @@ def _append(
     keyless: KeylessOf,
 ) -> None:
     """Validate one batch and append it, or answer its duplicate."""
-    if partition.error_message is not None:
-        _fail(ctx, answer, ErrorCode.KAFKA_STORAGE_ERROR, partition.error_message)
+    if partition.produce_refused is not None:
+        _fail(ctx, answer, ErrorCode.KAFKA_STORAGE_ERROR, partition.produce_refused)
         return
     if partition.internal and ctx.client_id != ADMIN_CLIENT_ID:
         text = f"clients may not produce to {partition.topic}"

@@ -55,7 +55,7 @@ def test_expired_records_are_gone_for_every_request(tmp_path: Path) -> None:
             produced = await client.produce("t", batch_of(b"new"), version=5)
             assert (produced.base_offset, produced.log_start_offset) == (3, 3)
             metrics = shard.broker.metrics
-            assert metrics.deleted_segments == {"retention.ms": 1, "retention.bytes": 0}
+            assert {k: v for k, v in metrics.deleted_segments.items() if v} == {"retention.ms": 1}
             assert metrics.deleted_bytes["retention.ms"] > 0
             assert metrics.retention_checks == 1
 

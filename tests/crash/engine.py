@@ -210,6 +210,13 @@ class Waiter:
         """See LogOwner."""
         self.on_progress(durable_offset)
 
+    def on_log_stalled(self, error: StorageError, from_offset: int) -> None:
+        """Nobody makes room here."""
+        self.on_log_failed(error)
+
+    def on_log_resumed(self) -> None:
+        """Does not happen."""
+
     def on_log_failed(self, error: StorageError) -> None:
         """See LogOwner: what failed acknowledges nothing more."""
         self.on_progress = lambda _offset: None
@@ -261,12 +268,12 @@ async def _feed(
     tell()
     for number in range(appends):
         batch = memoryview(batch_for(seed, life, partition, number))
-        while log.log_end_offset - acknowledged >= IN_FLIGHT and log.failed is None:
+        while log.log_end_offset - acknowledged >= IN_FLIGHT and not (log.failed or log.stalled):
             woken.clear()
             waiting = asyncio.ensure_future(woken.wait())
             await asyncio.wait([waiting], timeout=0.2)
             waiting.cancel()
-        if log.failed is not None:
+        if log.failed is not None or log.stalled is not None:  # nobody makes room here
             return
         # Before the append: what is written without having been told would be nobody's.
         _, _, start, asked = shared.get(partition)

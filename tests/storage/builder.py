@@ -117,6 +117,7 @@ class Recorder:
         self._moved = asyncio.Event()
         self.durable_offsets: list[int] = []
         self.errors: list[StorageError] = []
+        self.stalls: list[str] = []
 
     def on_durable(self, durable_offset: int) -> None:
         appender = self._log._appender
@@ -127,6 +128,13 @@ class Recorder:
         assert not self.errors, "told of progress after the failure"
         self.durable_offsets.append(durable_offset)
         self._moved.set()
+
+    def on_log_stalled(self, error: StorageError, from_offset: int) -> None:
+        assert self._log.durable_offset <= from_offset <= self._log.log_end_offset
+        self.stalls.append(str(error))
+
+    def on_log_resumed(self) -> None:
+        self.stalls.append("resumed")
 
     def on_log_failed(self, error: StorageError) -> None:
         self.errors.append(error)
