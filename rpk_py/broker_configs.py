@@ -100,6 +100,10 @@ _OF_NODES = {
     "reply.bytes.max",
     "segment.rewrite",
     "socket.request.max.bytes",
+    "storage.min.free.bytes",
+    "storage.space.alert.free.threshold.bytes",
+    "storage.space.alert.free.threshold.percent",
+    "storage.space.trim",
     "write.caching",
 }
 # Read by the controller alone, at each use: there is no value of one node.

@@ -236,6 +236,38 @@ class Config:
         low=0,
         high=_BYTES_MAX,
     )
+    storage_min_free_bytes: int = setting(
+        256 * MIB,
+        "the hard limit: with less free on the disk producers are refused until there is more; at"
+        " most 5% of the file system",
+        low=0,
+        high=_INT64_MAX,
+    )
+    storage_space_alert_free_threshold_bytes: int = setting(
+        0,
+        "the soft limit: with less free there is a warning, what has had its time is deleted at"
+        " once, and no file is kept to be used again",
+        low=0,
+        high=_INT64_MAX,
+    )
+    storage_space_alert_free_threshold_percent: float = setting(
+        5.0,
+        "the same as a share of the file system; the larger one counts, and twice the hard limit",
+        low=0.0,
+        high=50.0,
+    )
+    storage_space_trim: bool = setting(
+        False,
+        "below the soft limit, delete the oldest closed segments before their time, of topics whose"
+        " retention ends: cleanup.policy delete, and retention.ms or retention.bytes not -1",
+    )
+    storage_reserve_bytes: int = setting(
+        16 * MIB,
+        "disk space that all shards together take ahead, and give back when the disk is full, so"
+        " that metadata, groups, log starts and deletions go on; at most 1% of the file system",
+        low=0,
+        high=_BYTES_MAX,
+    )
     checkpoint_bytes: int = setting(
         64 * MIB,
         "most of a partition's log that is read again after a crash",

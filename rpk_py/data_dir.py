@@ -7,6 +7,7 @@ is gone.  Invariants: whoever holds the lock is the only broker that writes belo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -18,6 +19,7 @@ from rpk_py.startup_error import StartupError
 from storage.device import mount_of
 from storage.disk import fsync_dir, lock_exclusive
 from storage.errors import LockTimeout
+from storage.space import release_all
 
 LOCK_NAME = ".lock"
 RECYCLE = "recycle"  # retired segments, a directory a shard
@@ -111,6 +113,8 @@ def lock(path: Path, wait_s: float, on_wait: Callable[[str], None]) -> int:
         raise StartupError(f"cannot open {file}: {error.strerror}") from None
     try:
         _take(fd, path, wait_s, on_wait)
+        with contextlib.suppress(OSError):  # it is the space that counts, and others may have some
+            release_all(path)
         if os.fstat(fd).st_nlink == 0:
             raise StartupError(f"{path} was removed while this start waited for it (start again)")
         os.ftruncate(fd, 0)

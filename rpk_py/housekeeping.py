@@ -18,6 +18,7 @@ from typing import Final
 from rpk_py.context import Broker
 from rpk_py.partition import Partition
 from storage.errors import StorageError
+from storage.log_head import Deleted
 
 FIRST_CHECK_S: Final = 30.0
 
@@ -29,6 +30,7 @@ class Housekeeping:
         self._broker = broker
         self._now_ms = now_ms
         self._changed = asyncio.Event()
+        self._hurry = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -37,6 +39,11 @@ class Housekeeping:
 
     def configure(self) -> None:
         """The broker's configs have changed: what was waited for may be due."""
+        self._changed.set()
+
+    def walk_soon(self) -> None:
+        """Walk as soon as no other walk is under way: what has had its time is wanted gone."""
+        self._hurry = True
         self._changed.set()
 
     async def close(self) -> None:
@@ -48,7 +55,7 @@ class Housekeeping:
     async def _run(self) -> None:
         await self._until_due(self._broker.loop.time(), FIRST_CHECK_S)
         while True:
-            began_s = self._broker.loop.time()
+            self._hurry, began_s = False, self._broker.loop.time()
             await self.walk()
             await self._until_due(began_s)
 
@@ -59,7 +66,7 @@ class Housekeeping:
             wait_s = self._broker.config.log_retention_check_interval_ms / 1000
             return since_s + (wait_s if at_most_s is None else min(wait_s, at_most_s))
 
-        while self._broker.loop.time() < due_s():
+        while self._broker.loop.time() < due_s() and not self._hurry:
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(due_s()):
@@ -82,13 +89,17 @@ class Housekeeping:
         broker.metrics.retention_checks += 1
 
     async def _enforce_retention(self, partition: Partition) -> None:
-        log, broker = partition.log, self._broker
+        log = partition.log
         if log is None or partition.offline:
             return
         now_ms = self._now_ms()
         log.roll_if_due(now_ms)
-        deleted = await log.enforce_retention(now_ms)
-        if not deleted:
+        self.note_deleted(partition, await log.enforce_retention(now_ms))
+
+    def note_deleted(self, partition: Partition, deleted: list[Deleted]) -> None:
+        """Count and log segments that went, and answer fetches that waited in them."""
+        log, broker = partition.log, self._broker
+        if not deleted or log is None:
             return
         partition.wake_fetches()
         counts = Counter(one.reason for one in deleted)

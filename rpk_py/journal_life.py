@@ -45,16 +45,18 @@ class JournalOfShard:
         )
 
     def was_applied(self, table: PartitionTable) -> None:
-        """The partitions are open: what was read is in segments, but for those that are offline."""
+        """The partitions are open: what was read is in segments, but for those that are offline,
+        or wait for room on the disk."""
         journaled, self._context.journaled = self._context.journaled, {}
         for key in journaled:
             partition = table.get_by_id(*key)
-            if partition is not None and partition.offline:
+            log = partition.log if partition is not None else None
+            if partition is not None and (partition.offline or (log and log.stalled)):
                 self.needed = True
         if self.needed:
             self._log.report(
                 "journals are kept and not used",
-                "a partition is offline of which they hold acknowledged records",
+                "a partition is offline, or without room, of which they hold acknowledged records",
             )
 
     def begin(self) -> None:

@@ -68,7 +68,8 @@ DATA: Final = Group(
             (
                 "rpk_deleted_segments_total",
                 "counter",
-                "Segments deleted by retention, by the config that wanted it.",
+                "Segments deleted by retention, by the config that wanted it; storage.space.trim:"
+                " before their time.",
                 "Grows and the disk fills all the same: lower retention.ms or retention.bytes.",
             ),
             (
@@ -80,6 +81,26 @@ DATA: Final = Group(
         ),
         *rows(
             ("shard",),
+            (
+                "rpk_disk_free_bytes",
+                "gauge",
+                "Free bytes on the file system of the data directory, as of the last second.",
+                "Below storage_min_free_bytes producers are refused.",
+            ),
+            ("rpk_disk_total_bytes", "gauge", "Its size.", ""),
+            (
+                "rpk_disk_level",
+                "gauge",
+                "0: there is room; 1: nearly full; 2: full, producers are refused.",
+                "Delete topics or records, shorten retention, or enlarge the file system; the"
+                " broker goes on by itself.",
+            ),
+            (
+                "rpk_partitions_waiting_for_space",
+                "gauge",
+                "Partitions that have something to write and found no room. They are read.",
+                "As rpk_disk_level; a quota, if that is 0.",
+            ),
             (
                 "rpk_retention_checks_total",
                 "counter",

@@ -55,6 +55,7 @@ class PartitionTable:
             lambda error: log.warning("cannot remove a deleted partition", reason=str(error))
         )
         self.any_compacted = False  # there was one, at least
+        self._disk_full: str | None = None
         self._changing = asyncio.Lock()  # one delta, or the close, at a time
         self._cleaned = False
         self._closed = False
@@ -85,6 +86,15 @@ class PartitionTable:
         if not 0 <= index < len(found.partitions):
             return ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, None
         return ErrorCode.NOT_LEADER_OR_FOLLOWER, found.partitions[index]
+
+    async def refuse_produce(self, message: str | None) -> None:
+        """Have producers of every partition, also of those that are opened later, told that the
+        disk is full; None: no more."""
+        self._disk_full = message
+        for i, partition in enumerate(list(self), 1):
+            partition.refuse_produce(self._disk_full)
+            if i % SLICE_PARTITIONS == 0:
+                await asyncio.sleep(0)
 
     # -- following the metadata ------------------------------------------------------------
 
@@ -191,6 +201,7 @@ class PartitionTable:
                 settings.log_append_time,
             )
             self._apply(partition, settings, log_config)
+            partition.refuse_produce(self._disk_full)
             directory = self._config.data_dir / f"{topic.name}-{led.index}"
             partitions.append(partition)
             wanted.append(

@@ -15,7 +15,7 @@ import sys
 import time
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 from rpk_py.background_process import BackgroundProcess
 from rpk_py.broker_configs import effective_config
@@ -23,6 +23,7 @@ from rpk_py.cleaner import clean
 from rpk_py.config import Config
 from rpk_py.context import Broker
 from rpk_py.data_dir import LOCK_NAME, RECYCLE
+from rpk_py.disk_space import DiskSpace
 from rpk_py.event_loop import new_event_loop
 from rpk_py.file_limit import segment_files_max
 from rpk_py.housekeeping import Housekeeping
@@ -41,6 +42,7 @@ from storage.log_context import LogContext
 from storage.progress import Progress
 from storage.record_buffer import RecordCache
 from storage.recycle import SegmentPool
+from storage.space import Level, read_usage
 
 EXPIRE_INTERVAL_S = 60.0
 WATERMARKS_INTERVAL_S = 1.0
@@ -102,6 +104,7 @@ async def _serve(
     broker = Broker(node_id, config, replica, table, ProducerIds(replica), metrics, loop, log)
     _watch(metrics, broker, context, disk)
     housekeeping = Housekeeping(broker, broker.clock_ms)
+    space = _disk_space(broker, context, housekeeping, replica)
     background = context.background = _background(broker)
     replica.on_ask = partial(_answer, broker)
     replica.snapshot_metrics = lambda: chain(
@@ -122,13 +125,11 @@ async def _serve(
     replica.ready(**facts, journals_needed=journal.needed)
     broker.groups.start()
     housekeeping.start()
+    space.start()
     periodic = (_expire_producers, _watch_loop, _watch_watermarks, clean)
     tasks = [loop.create_task(work(broker)) for work in periodic]
     await stop.wait()
-    for task in tasks:
-        task.cancel()
-    await housekeeping.close()
-    await background.close()
+    await _end_work(tasks, space, housekeeping, background)
     await server.stop()
     await broker.groups.close()
     broker.turns.close()
@@ -138,6 +139,19 @@ async def _serve(
     journal.close()
     await replica.close()
     return 1 if gone.is_set() else 0
+
+
+class _Closes(Protocol):
+    async def close(self) -> None:
+        """End its work."""
+
+
+async def _end_work(tasks: list[asyncio.Task[None]], *workers: _Closes) -> None:
+    """End what goes on beside the requests."""
+    for task in tasks:
+        task.cancel()
+    for worker in workers:
+        await worker.close()
 
 
 def _blocks_below(config: Config) -> tuple[int, bool]:
@@ -166,6 +180,22 @@ def _log_context(
         report=log.report,
         files_max=segment_files_max(config),
     )
+
+
+def _disk_space(
+    broker: Broker, context: LogContext, housekeeping: Housekeeping, replica: MetadataReplica
+) -> DiskSpace:
+    def tell(level: Level) -> None:
+        replica.tell({"type": "storage", "level": level.name.lower()})
+
+    usage = partial(read_usage, broker.config.data_dir)
+    space = DiskSpace(broker, context, housekeeping, usage, tell)
+    watch = broker.metrics.watch
+    watch("disk_free_bytes", lambda: space.usage.free_bytes)
+    watch("disk_total_bytes", lambda: space.usage.total_bytes)
+    watch("disk_level", lambda: space.level)
+    watch("partitions_waiting_for_space", lambda: space.waiting_count)
+    return space
 
 
 def _background(broker: Broker) -> BackgroundProcess:

@@ -25,6 +25,7 @@ STARTING = "starting"  # forked; imports, opens its loop
 RECOVERING = "recovering"  # has the metadata; opens and checks its partitions
 READY = "ready"  # serves
 DEAD = "dead"  # waits to be started again
+STORAGE_LEVELS = ("ok", "low", "full")  # what a shard says of its disk
 
 
 class ShardLink:
@@ -46,6 +47,7 @@ class ShardLink:
         self.state = STARTING
         self.info: dict[str, Any] = {}  # what the shard said with "ready"
         self.recovery: dict[str, Any] = {}  # how far it is with it, as it said last
+        self.storage = STORAGE_LEVELS[0]
         self.restarts = 0
         self.backoff_s = 0.0  # delay before the next start: none for one that has lived
         self.ready_since_s: float | None = None  # loop time
@@ -75,6 +77,7 @@ class ShardLink:
         self.state = STARTING
         self.recovery = {}
         self.silent_checks = 0
+        self.storage = STORAGE_LEVELS[0]
         self._clear()
 
     async def run(self, control: socket.socket, on_message: Callable[[Json], Any]) -> None:

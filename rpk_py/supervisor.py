@@ -211,6 +211,8 @@ class Supervisor:
             shard.answered(message)
         elif kind == "alive":
             shard.recovery = message.get("recovery", {})
+        elif kind == "storage":
+            shard.storage = message["level"]
         elif kind == "ready":
             shard.state = shard_link.READY
             self._controller.serves(shard.node_id)
@@ -503,6 +505,7 @@ class Supervisor:
                 "restarts": shard.restarts,
                 "ended_by": shard.ended_by,
                 "in_metadata": shard.node_id in self._state.nodes,
+                "storage": shard.storage,
                 **({"recovery": shard.recovery} if shard.recovery else {}),
                 **shard.info,
             }
@@ -512,6 +515,7 @@ class Supervisor:
             "kafka": self._kafka_addresses(),
             "admin": self._admin_address(),
             "pid": os.getpid(),
+            "storage": max((s.storage for s in self._shards), key=shard_link.STORAGE_LEVELS.index),
             "shards": shards,
         }
         if self._ready():

@@ -142,6 +142,10 @@ class MetadataReplica:
         self._is_ready = True
         self._send({"type": "ready", "info": info})
 
+    def tell(self, message: Json) -> None:
+        """Tell the supervisor something that needs no answer."""
+        self._send(message)
+
     async def close(self) -> None:
         """Stop applying and answering; pending requests get REQUEST_TIMED_OUT."""
         await self._tasks.cancel()

@@ -302,8 +302,8 @@ EVENTS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "see the disk",
         ),
         "old segments are deleted": (
-            "they were older than retention.ms, or the partition larger than retention.bytes:"
-            " `because_of`; the log start has moved",
+            "they were older than retention.ms, or the partition larger than retention.bytes, or"
+            " the disk had no room (storage.space.trim): `because_of`; the log start has moved",
             "",
         ),
         "retention was not enforced": (
@@ -315,6 +315,30 @@ EVENTS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             " has to exist before; it stays",
             "see the disk",
         ),
+        "the disk is nearly full": (
+            "what has had its time is deleted at once; with storage_space_trim closed segments of"
+            " topics whose retention ends go before it",
+            "`fix`; rpk_disk_free_bytes says how it goes on",
+        ),
+        "the disk is full: producers are refused": (
+            "clients send again what is answered with KAFKA_STORAGE_ERROR; fetches, groups,"
+            " deletions and metadata go on",
+            "`fix`; the broker goes on by itself, and says so",
+        ),
+        "the disk has room: producers are served again": ("", ""),
+        "the disk has room": ("more than the soft limit is free again", ""),
+        "a partition waits for disk space": (
+            "the file system refused room for what was appended: it waits in memory and is tried"
+            " again every second, what is durable is served; others may wait, too, see"
+            " rpk_partitions_waiting_for_space",
+            "make room; where there is enough, a quota, or a lack of inodes",
+        ),
+        "the disk's space is not known": (
+            "statvfs(2) of the data directory failed; what was known last counts",
+            "see the disk",
+        ),
+        "looking at the disk's space failed": ("", "report it, it is a bug"),
+        "a segment cannot be trimmed": ("it stays, others go", ""),
         "a segment has timestamps in the future": (
             "it stays until they are older than retention.ms, and so does all behind it",
             "find the producer whose clock is wrong; DeleteRecords removes it at once",
@@ -331,8 +355,9 @@ EVENTS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "see the disk",
         ),
         "journals are kept and not used": (
-            "a partition is offline, and some of what it acknowledged is only in a journal",
-            "see why it is offline; put that right and restart the broker",
+            "a partition is offline, or has no room on the disk, and some of what it acknowledged"
+            " is only in a journal",
+            "see why it is offline, or make room; put that right and restart the broker",
         ),
         "cannot remove a journal": ("it takes space; the next start tries again", "see the disk"),
         "a segment is locked by another process": (

@@ -121,7 +121,11 @@ class RunningBroker:
         self.port = free_ports(shards + 1)
         self.admin_port = self.port + shards
         # Tests write records of long ago, which would expire under them.
-        self._settings = {"log_retention_ms": -1, **(settings or {})}
+        self._settings = {
+            "log_retention_ms": -1,
+            "storage_reserve_bytes": 1 << 20,  # of which a kill leaves a file for each test
+            **(settings or {}),
+        }
         self._pinned = pinned
         self._command = tuple(command)
         self._process: subprocess.Popen[bytes] | None = None

@@ -35,7 +35,7 @@ class CutDiskUnavailable(Exception):
 class CutDisk:
     """See the module; `path` is where the file system is mounted. Close it, whatever happens."""
 
-    def __init__(self, directory: Path, kind: str = "ext4") -> None:
+    def __init__(self, directory: Path, kind: str = "ext4", size_bytes: int = IMAGE_BYTES) -> None:
         if os.geteuid() != 0:
             raise CutDiskUnavailable("power cuts need root, to mount a loop device")
         if shutil.which(f"mkfs.{kind}") is None or shutil.which("mount") is None:
@@ -46,7 +46,7 @@ class CutDisk:
         self.path = directory / "disk"
         self.path.mkdir()
         with self._image.open("wb") as image:
-            image.truncate(IMAGE_BYTES)
+            image.truncate(size_bytes)
         self._mounted = False
         self._frozen = False
         self._kind = kind
@@ -64,6 +64,14 @@ class CutDisk:
     def cut_power(self) -> None:
         """From now on nothing more reaches the disk and whatever had not is lost."""
         self._ioctl(SHUTDOWN, NOLOGFLUSH)
+
+    def go_read_only(self) -> None:
+        """What ext4 does by itself when it finds its own structures damaged: from now on every
+        change is refused with EROFS, and what is there can be read."""
+        assert self._kind == "ext4"
+        _run("mount", "-o", "remount,errors=remount-ro", str(self.path))
+        device = _run("findmnt", "-n", "-o", "SOURCE", str(self.path)).strip()
+        Path("/sys/fs/ext4", Path(device).name, "trigger_fs_error").write_text("as a test\n")
 
     def freeze(self) -> None:
         """Let every write wait, until `thaw`."""
@@ -108,5 +116,5 @@ class CutDisk:
             self._image.unlink(missing_ok=True)
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True)
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
