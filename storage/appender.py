@@ -352,7 +352,8 @@ class SegmentAppender:
     @property
     def lets_go(self) -> bool:
         """Writer: nothing is on its way to the segment, or about to be in this tick."""
-        return not self._in_flight and (self._preparing or not self._queued)
+        # Not `_in_flight`: behind a write that failed, those that are done stay in it.
+        return not self.in_flight_count and (self._preparing or not self._queued)
 
     @property
     def in_flight_count(self) -> int:

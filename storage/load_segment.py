@@ -6,6 +6,7 @@ Nothing is cut here that had been durable: what does not fit is damage, and the 
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -53,6 +54,8 @@ async def load_sealed(
         if not await load_index(disk, report, found):
             if segment.told is None and header.replaced is None:
                 await disk.run(_look_behind, segment, segments)
+            if segment.told is None and header.replaced is None:
+                raise FileNotFoundError(errno.ENOENT, "it is no longer of this log", segment.path)
             found.told = segment.told
             start = header.block_bytes, header.base_offset, header.header_crc
             index, end_pos = SegmentIndex(), _known_end(found)

@@ -166,9 +166,11 @@ class Segment:
             self._max_timestamp = self.index.max_timestamp
             del self.index
         if fd >= 0:
-            os.close(fd)
-            if self.holder is not None:
-                self.holder.closed(self)
+            try:
+                os.close(fd)
+            finally:  # closed it is in any case, see close(2)
+                if self.holder is not None:
+                    self.holder.closed(self)
 
     def pin(self) -> None:
         """Keep the file as it is until `unpin`: it is being read or sealed."""

@@ -54,7 +54,7 @@ class SegmentFiles:
         self._index_bytes: dict[Segment, int] = {}
         self._index_bytes_sum = 0
         self._opening: dict[Segment, asyncio.Task[None]] = {}
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[Segment, asyncio.Future[None]]] = deque()
         self.opened_count = 0  # again, after they had been closed or never opened
 
     def __len__(self) -> int:
@@ -89,18 +89,28 @@ class SegmentFiles:
         """
         if segment in self._open:
             self._open.move_to_end(segment)
+        elif segment.fd < 0:
+            segments = tuple(segments)  # it may be retired while it is opened
         while segment.fd < 0 and not segment.replaced:
             opening = self._opening.get(segment)
             if opening is None:
                 if len(self) >= self.files_max and not self._close_one():
-                    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                    self._waiting.append(waiter)
-                    await waiter
+                    await self._wait_for_room(segment)
                     continue
                 opening = asyncio.get_running_loop().create_task(self._load(segment, segments))
                 self._opening[segment] = opening
                 opening.add_done_callback(_look_at)
             await asyncio.shield(opening)
+
+    async def _wait_for_room(self, segment: Segment) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((segment, waiter))
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._wake()  # the next one may have what was meant for this one
+            raise
 
     @asynccontextmanager
     async def used(self, segment: Segment, segments: Sequence[Segment]) -> AsyncIterator[None]:
@@ -145,10 +155,16 @@ class SegmentFiles:
     def _wake(self) -> None:
         """Whoever waits longest looks again."""
         while self._waiting:
-            waiter = self._waiting.popleft()
+            _segment, waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result(None)
                 return
+
+    def _wake_all_of(self, opened: Segment) -> None:
+        """It is open: who waits for room for it needs none, and might keep it pinned for ever."""
+        for segment, waiter in self._waiting:
+            if segment is opened and not waiter.done():
+                waiter.set_result(None)
 
     # -- opening and closing ---------------------------------------------------------------
 
@@ -169,6 +185,7 @@ class SegmentFiles:
             if segment.fd >= 0:
                 self.opened_count += 1
                 self.add(segment)
+                self._wake_all_of(segment)
             else:
                 self._wake()  # its room is free again
             segment.unpin()

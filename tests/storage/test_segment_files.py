@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import random
 import time
@@ -15,6 +16,7 @@ import pytest
 from storage import segment_files
 from storage.disk import POOL_THREADS, Disk
 from storage.errors import CorruptRecord, StorageError
+from storage.segment import INDEX_SUFFIX, Segment
 from storage.segment_files import FILES_MIN
 from tests.storage.builder import BLOCK, NOW_MS, Driven, Host, Stored, contents, drive, flip
 
@@ -204,6 +206,140 @@ def test_who_needs_a_descriptor_waits_until_a_write_has_landed(tmp_path: Path) -
         host.held.land()
         for driven in logs:
             await driven.check()
+
+    drive(scenario())
+
+
+def test_all_who_wait_for_a_segment_go_on_when_it_is_open(tmp_path: Path) -> None:
+    """The first of them opens it, and keeps it: nothing is released that would wake the others."""
+
+    async def scenario() -> None:
+        old = await many_segments(tmp_path, FILES_MIN + 2)
+        host = old.host.next_life(files_max=FILES_MIN)
+        driven = await host.open(appended=old.appended)
+        files, segments = host.context.files, driven.segments
+        busy = [files.used(segment, segments) for segment in segments[:FILES_MIN]]
+        for one in busy:
+            await one.__aenter__()
+        went_on, leave = [], asyncio.Event()
+
+        async def use(segment: Segment) -> None:
+            async with files.used(segment, segments):
+                went_on.append(segment)
+                await leave.wait()
+
+        wanted = segments[FILES_MIN]
+        users = [asyncio.ensure_future(use(wanted)) for _ in range(3)]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert went_on == []
+        await busy.pop().__aexit__(None, None, None)
+        await until(lambda: went_on == [wanted] * 3)
+        leave.set()
+        await asyncio.gather(*users)
+        for one in busy:
+            await one.__aexit__(None, None, None)
+        await driven.check()
+
+    drive(scenario())
+
+
+def test_a_segment_is_read_that_is_retired_while_it_waits_for_a_descriptor(
+    tmp_path: Path,
+) -> None:
+    """It has no index: only the segment behind it says where it ends."""
+
+    async def scenario() -> None:
+        old = await many_segments(tmp_path, FILES_MIN + 4)
+        first = old.segments[0].path
+        host = old.host.next_life(files_max=FILES_MIN)
+        driven = await host.open(appended=old.appended)
+        first.with_suffix(INDEX_SUFFIX).unlink()
+        files, segments = host.context.files, driven.segments
+        busy = [files.used(segment, segments) for segment in segments[2 : FILES_MIN + 2]]
+        for one in busy:
+            await one.__aenter__()
+        reading = asyncio.ensure_future(driven.log.read(0, 1, 1000))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        deleting = asyncio.ensure_future(driven.log.delete_records(segments[2].base_offset))
+        await until(lambda: driven.segments[0].path != first)
+        for one in busy:
+            await one.__aexit__(None, None, None)
+        slices, _next_offset = await reading
+        assert not slices or bytes(slices[0]) == driven.appended[0].data
+        await deleting
+        assert driven.log.failed is None
+        await driven.check()
+
+    drive(scenario())
+
+
+def test_a_waiter_that_leaves_passes_its_turn_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        old = await many_segments(tmp_path, FILES_MIN + 3)
+        host = old.host.next_life(files_max=FILES_MIN)
+        driven = await host.open(appended=old.appended)
+        files, segments = host.context.files, driven.segments
+        busy = [files.used(segment, segments) for segment in segments[:FILES_MIN]]
+        for one in busy:
+            await one.__aenter__()
+        first, second = (
+            asyncio.ensure_future(files.use(segment, segments))
+            for segment in segments[FILES_MIN : FILES_MIN + 2]
+        )
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await busy.pop().__aexit__(None, None, None)
+        first.cancel()
+        await asyncio.wait((first, second), timeout=5)
+        assert first.cancelled()
+        assert second.done()
+        for one in busy:
+            await one.__aexit__(None, None, None)
+        await driven.check()
+
+    drive(scenario())
+
+
+def test_a_log_that_failed_lets_go_of_its_descriptor(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        host = Host(tmp_path)
+        driven = await host.open()
+        await driven.append_durably(b"first")
+        host.held.auto = False
+        for _ in range(8):
+            driven.append(bytes(3 * BLOCK))
+        await until(lambda: len(host.held.held) > 1)
+        fails, *others = host.held.held
+        host.held.land(*others)
+        host.held.land(fails, res=-errno.EIO)
+        assert driven.log.failed is not None
+        assert driven.active.idle
+
+    drive(scenario())
+
+
+def test_a_descriptor_whose_close_fails_is_not_counted_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_close = os.close
+
+    def close(fd: int) -> None:
+        real_close(fd)
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def scenario() -> None:
+        host = Host(tmp_path)
+        driven = await host.open()
+        await driven.append_durably(b"first")
+        assert len(host.context.files) == 1
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "close", close)
+            with pytest.raises(OSError, match="Input/output"):
+                driven.active.close()
+        assert len(host.context.files) == 0
+        await driven.check()
 
     drive(scenario())
 
