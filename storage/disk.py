@@ -40,7 +40,7 @@ POOL_THREADS = 8
 
 _LOCK_POLL_S = 0.005
 _READ_STALLS_MAX = 3  # one is normal where the file grows between the read and the look at its size
-_FSYNCS_MAX = 16  # one after the other
+FSYNCS_MAX = 16  # one after the other
 _STATX_DIOALIGN = 0x2000
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
@@ -302,7 +302,7 @@ def sync_names(directory: str | os.PathLike[str]) -> None:
 def fsync_all(fds: Sequence[int], direct: bool) -> None:
     """Make these files of one file system durable; many with Direct I/O, of which what was written
     is at the device already, in one go. Raises OSError."""
-    if direct and len(fds) > _FSYNCS_MAX:
+    if direct and len(fds) > FSYNCS_MAX:
         sync_file_system(fds[0])
         return
     for fd in fds:

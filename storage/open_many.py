@@ -25,7 +25,7 @@ from kafka_protocol.errors import DecodeError
 from kafka_protocol.record_batch import BatchHeader, iter_batches
 from storage.buffers import aligned_buffer
 from storage.checkpoint import Checkpoint, decode_checkpoint
-from storage.disk import READ_ALIGNMENT, data_end, fsync_all, sync_names
+from storage.disk import FSYNCS_MAX, READ_ALIGNMENT, data_end, fsync_all, sync_names
 from storage.errors import StorageError
 from storage.index import SegmentIndex
 from storage.load_segment import tell_end
@@ -64,13 +64,20 @@ class Wanted(NamedTuple):
 
 @dataclass(slots=True)
 class _Plain:
-    """What a plain partition holds. `scanned`: records that the checkpoint does not cover."""
+    """What a plain partition holds. `scanned`: records that the checkpoint does not cover;
+    `knows_names`: it was written by somebody who had synced the names that the log stands on."""
 
     segments: list[Segment] = field(default_factory=list)
     epochs: list[tuple[int, int]] = field(default_factory=list)
     log_start_offset: int = 0
     checkpoint: Checkpoint | None = None
     scanned: bool = False
+    knows_names: bool = True
+
+    @property
+    def unsure(self) -> bool:
+        """Whether something of it may not be durable yet."""
+        return self.scanned or not self.knows_names
 
     def close(self) -> None:
         for segment in self.segments:
@@ -143,12 +150,13 @@ async def _open_plain(
     try:
         if cancelled is not None:
             raise cancelled
-        failed = await run(_sync, [one for one in plain if one is not None and one.scanned])
+        scanned = [one for one in plain if one is not None and one.unsure]
+        errors = iter(await run(_sync, scanned))
         for i, one in enumerate(wanted):
             found, plain[i] = plain[i], None
             if found is None:
                 logs.append(_NotPlain())
-            elif failed is not None and found.scanned:
+            elif found.unsure and (failed := next(errors)) is not None:
                 found.close()
                 logs.append(failed)
             else:
@@ -163,17 +171,24 @@ async def _open_plain(
         raise
 
 
-def _sync(scanned: list[_Plain]) -> OSError | None:
-    """Make what was found durable; or why that failed. Blocks."""
-    segments = [one.segments[-1] for one in scanned]
-    try:
-        fsync_all([segment.fd for segment in segments], all(one.direct for one in segments))
-        for one in scanned:
-            if one.checkpoint is None:
-                sync_names(one.segments[-1].path.parent)
-    except OSError as error:
-        return error
-    return None
+def _sync(scanned: list[_Plain]) -> list[OSError | None]:
+    """Make what was found durable; why that failed, of each. Few are synced one by one, so that
+    one that fails does not take the others along. Blocks."""
+    size = len(scanned) if len(scanned) > FSYNCS_MAX else 1
+    errors: list[OSError | None] = []
+    for start in range(0, len(scanned), size or 1):
+        some = scanned[start : start + size]
+        segments = [one.segments[-1] for one in some]
+        error: OSError | None = None
+        try:
+            fsync_all([segment.fd for segment in segments], all(one.direct for one in segments))
+            for one in some:
+                if not one.knows_names:
+                    sync_names(one.segments[-1].path.parent)
+        except OSError as found:
+            error = found
+        errors += [error] * len(some)
+    return errors
 
 
 def _look_at_all(context: LogContext, wanted: Sequence[Wanted]) -> list[_Plain | None]:
@@ -304,8 +319,10 @@ def _look_behind(
     segment.write_pos = segment.durable_pos = result.end_pos
     segment.next_offset = result.next_offset
     segment.last_header_crc = result.last_header_crc
-    # Without a checkpoint nobody has synced the segment's name for certain: as if it was scanned.
-    plain.scanned = result.record_count > 0 or checkpoint is None
+    plain.scanned = result.record_count > 0
+    plain.knows_names = (
+        checkpoint is not None and checkpoint.log_start_offset == plain.log_start_offset
+    )
 
 
 def _drive(reads: Reads, fd: int, end: int, start: memoryview) -> ScanResult:

@@ -126,6 +126,46 @@ def test_a_sync_that_fails_takes_those_offline_that_needed_it(
     drive(scenario())
 
 
+def test_of_few_a_sync_that_fails_takes_nobody_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(fds: Sequence[int], direct: bool) -> None:
+        if any("/events-1/" in os.readlink(f"/proc/self/fd/{fd}") for fd in fds):
+            raise OSError(errno.EIO, "Input/output error")
+        fsync_all(fds, direct)
+
+    async def scenario() -> None:
+        await filled(tmp_path, 3, stop=False)
+        monkeypatch.setattr(open_many, "fsync_all", refuse)
+        logs, _notes = await open_all(Host(tmp_path, life=2), 3)
+        assert [isinstance(log, Log) for log in logs] == [True, False, True]
+        for log in logs:
+            if isinstance(log, Log):
+                await log.close()
+
+    drive(scenario())
+
+
+def test_a_log_start_that_is_newer_than_the_checkpoint_is_synced_before_it_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who made it may have been killed before the sync of its directory."""
+    synced: list[str] = []
+
+    async def scenario() -> None:
+        await filled(tmp_path, 2, stop=True)
+        (tmp_path / "events-1" / f"{2:020d}.start").touch()
+        monkeypatch.setattr(open_many, "sync_names", lambda path: synced.append(path.name))
+        logs, _notes = await open_all(Host(tmp_path, life=2), 2)
+        assert synced == ["events-1"]
+        for log, start in zip(logs, (0, 2), strict=True):
+            assert isinstance(log, Log)
+            assert log.log_start_offset == start
+            await log.close()
+
+    drive(scenario())
+
+
 def open_files() -> list[str]:
     """Of this process, those that still are when they are looked at."""
     return [fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
