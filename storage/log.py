@@ -527,9 +527,10 @@ class Log:
         """Take the partition off the disk: its directory moves into `trash`, durably.
 
         Appends that were not acknowledged are forgotten. Returns where the files are now, for
-        `empty_directory` (None: there were none). A file in which a write failed is not used again.
+        `empty_directory` (None: there were none). A file in which a write failed, or may still
+        fail, is not used again.
         """
-        had_failed = self.failed is not None
+        may_have_failed = self.failed is not None or self._appender.in_flight_count > 0
         self.closing = self._closed = True
         self._appender.fail(StorageError(f"{self.directory.name} was deleted"))
         await self._until_idle()
@@ -540,7 +541,7 @@ class Log:
                 async with self._context.files.used(newest, self._segments):
                     facts = self.directory, [(newest.path.name, newest.fd)], trash
                     discarded = await self._context.disk.run(discard_directory, *facts)
-                    if discarded is not None and had_failed:  # then it is too short for the pool
+                    if discarded is not None and may_have_failed:  # too short for the pool
                         await self._context.disk.run(os.ftruncate, newest.fd, 0)
                     return discarded
         except (FileNotFoundError, CorruptRecord):
