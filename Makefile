@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint check fmt bench soak groups crash fuzz clean uring
+.PHONY: help run test lint check fmt bench soak groups crash sim fuzz clean uring
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 14
@@ -49,6 +49,9 @@ groups: $(VENV)/.dev ## consumer groups of every client whose members and shards
 
 crash: $(VENV)/.dev ## power cuts, kills at system calls, failing disks, bit rot, in full, about half an hour: ARGS='--kinds power --cycles 50'
 	$(BIN)/python -m tests.crash $(ARGS)
+
+sim: $(VENV)/.dev ## the storage engine on a simulated disk that fails and crashes, for 5 minutes: ARGS='--seeds 1000:2000', '--seed 7'
+	$(BIN)/python -m tests.sim.storage --seconds 300 $(ARGS)
 
 fuzz: $(VENV)/.dev ## a million hostile inputs in two processes: ARGS='--seconds 3600 --target produce'
 	$(BIN)/python -m tests.fuzz $(ARGS)

@@ -136,7 +136,7 @@ class _Batch:
                 os.fsync(fd)
 
     def sync_directories(self) -> None:
-        directories = {file.path.parent for file in self._files}
+        directories = dict.fromkeys(file.path.parent for file in self._files)
         if len(directories) > SYNCED_EACH_MAX and self.fds:
             sync_file_system(self.fds[0])
             return
