@@ -146,9 +146,8 @@ class DiskSpace:
         self._on_level(level)
         if Level.FULL in (before, level):
             await self._broker.partitions.refuse_produce(REFUSED if level is Level.FULL else None)
-        with contextlib.suppress(
-            OSError
-        ):  # what cannot be removed takes space until the next start
+        # What cannot be removed takes space until the next start.
+        with contextlib.suppress(OSError):
             await self._context.disk.run(self._context.pool.keep, level is Level.OK)
         if level > before:
             self._housekeeping.walk_soon()

@@ -21,6 +21,7 @@ from kafka_protocol.messages.produce import (
     TopicProduceData,
 )
 from kafka_protocol.record_batch import build_batch
+from storage.space import RESERVE_SUFFIX
 from tests.clients import via_confluent
 from tests.clients.admins import ADMINS, Admin
 from tests.clients.broker import RunningBroker, wait_until
@@ -135,7 +136,8 @@ def view(broker: RunningBroker, shard: int) -> dict[str, Any]:
 
 def topics_on_disk(broker: RunningBroker) -> Counter[str]:
     """How many partitions of each topic the data directory holds, and what else is there."""
-    names = {path.name for path in broker.data_dir.iterdir()} - NAMES_LEFT
+    paths = [path for path in broker.data_dir.iterdir() if path.suffix != RESERVE_SUFFIX]
+    names = {path.name for path in paths} - NAMES_LEFT
     return Counter(name.rpartition("-")[0] or name for name in names)
 
 
