@@ -437,17 +437,15 @@ class Log:
     async def store(self, end_offset: int) -> None:
         """Have everything before `end_offset` in segments, durably: what only memory or the
         shard's journal holds is not enough for what says that it was there. Raises StorageError."""
-        appender = self._appender
-        while appender.stored_offset < end_offset and not (
-            self.failed or self.closing or self.stalled
-        ):
-            appender.store()
+        while True:
+            if self.failed or self.closing:
+                raise self.failed or StorageError(f"{self.directory.name} is closed")
+            if self._appender.stored_offset >= end_offset:
+                return
+            if self.stalled is not None:
+                raise self.stalled
+            self._appender.store()
             await self._wait_idle_change()
-        if self.failed or self.closing:
-            raise self.failed or StorageError(f"{self.directory.name} is closed")
-        if appender.stored_offset < end_offset:
-            assert self.stalled is not None
-            raise self.stalled
 
     # -- checkpoints -----------------------------------------------------------------------
 
