@@ -13,6 +13,10 @@ whenever it is begun, numbered records), its records' bodies a list of entries:
     topic id 16s, partition i32, leader epoch i32, base offset i64, next offset i64, bytes u32,
     then the record batches as they are in the segment
 
+Where a partition's record has its largest timestamp, a journal's has the number of the journal
+record written before it, in whichever file (-1: none), which had been durable by then. So the
+newest record of a file that was left is missed if it is damaged, and not taken for a torn one.
+
 Invariants:  one write of the journal is in flight at a time, so a record stands behind durable ones
              an entry begins where the partition is durable, or continues the entry before it
              a file is begun anew only when segments hold everything that is in it
@@ -40,6 +44,7 @@ from storage.record_buffer import RecordBuffer
 from storage.recovery import scan_segment
 from storage.wal_format import (
     SEGMENT_HEADER_BYTES,
+    RecordHeader,
     SegmentHeader,
     decode_segment_header,
     encode_record_header,
@@ -52,6 +57,7 @@ SLICE_BYTES_MAX = 16 << 10  # new bytes of one partition: more of them are bulk,
 FILE_BYTES = 8 << 20
 FILE_PARTITIONS_MAX = 2048  # whose open records one file keeps in memory
 STORES_A_WRITE = 8  # records that go to segments with each journal write, at least, to free a file
+GENERATION_BITS = 32  # of a record's number, below those that count how often a file was begun
 SUFFIX = ".journal"
 NO_TOPIC = bytes(16)
 ADVICE = (
@@ -120,7 +126,7 @@ class _File:
 
     def begin(self, block: memoryview, incarnation: int, generation: int) -> None:
         """A new header, into `block`, which is to be written at the file's start."""
-        self.next_number = generation << 32
+        self.next_number = generation << GENERATION_BITS
         facts = len(block), incarnation, NO_TOPIC, 0, self.next_number, -1, 0, 0
         self.header = SegmentHeader(*facts, created_ms=0)
         self.last_header_crc = encode_segment_header(block, self.header)
@@ -149,6 +155,7 @@ class Journal:
         self.report = report
         self._current = files[0]
         self._generation = len(files)
+        self._last_number = -1
         self._busy = False
         self._failed = False
         self._waiting: list[Flushable] = []  # what got dirty while a write was in flight
@@ -251,8 +258,9 @@ class Journal:
         at, number = file.write_pos, file.next_number
         file.last_header_crc = encode_record_header(
             view, body_bytes, crc32c(view[block_bytes:pos]), file.header, at, file.last_header_crc,
-            at, number, number, -1, 0, len(slices),
+            at, number, number, self._last_number, 0, len(slices),
         )  # fmt: skip
+        self._last_number = number
         file.next_number += 1
         file.write_pos += total
         self._busy = True
@@ -387,17 +395,44 @@ def read_journals(directories: list[Path], lock_wait_s: float) -> Entries:
     """
     found: Entries = {}
     for directory in directories:
-        records: list[tuple[int, memoryview]] = []
+        records: list[_Record] = []
+        first_numbers: dict[Path, int] = {}
         for path in sorted(directory.glob(f"*{SUFFIX}")):
-            records += _read_file(path, lock_wait_s)
-        for _number, body in sorted(records, key=lambda one: one[0]):
-            for key, entry in _entries(body):
+            first_numbers[path] = _read_file(path, lock_wait_s, records)
+        records.sort(key=lambda one: one.number)
+        _check_none_is_missing(records, first_numbers)
+        for record in records:
+            for key, entry in _entries(record.body):
                 found.setdefault(key, []).append(entry)
     return found
 
 
-def _read_file(path: Path, lock_wait_s: float) -> list[tuple[int, memoryview]]:
-    """The records of one file: (number, body)."""
+class _Record(NamedTuple):
+    """`follows`: the number of the record that was written before it, -1 where none was."""
+
+    number: int
+    follows: int
+    body: memoryview
+
+
+def _check_none_is_missing(records: list[_Record], first_numbers: dict[Path, int]) -> None:
+    """Raises CorruptRecord where a record that had been durable is not among them, although its
+    file was not begun anew since."""
+    numbers = {record.number for record in records}
+    for record in records:
+        missing = record.follows
+        if missing < 0 or missing in numbers:
+            continue
+        for path, first_number in first_numbers.items():
+            if first_number >> GENERATION_BITS == missing >> GENERATION_BITS:
+                raise CorruptRecord(
+                    f"{path}: its record {missing - first_number} is damaged, and the other file "
+                    f"says that it was durable; {ADVICE}"
+                )
+
+
+def _read_file(path: Path, lock_wait_s: float, records: list[_Record]) -> int:
+    """Add the records of one file. Returns the number of its first one, -1 where none was begun."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         lock_exclusive(fd, lock_wait_s, None)
@@ -405,16 +440,19 @@ def _read_file(path: Path, lock_wait_s: float) -> list[tuple[int, memoryview]]:
     finally:
         os.close(fd)
     if not any(data[:SEGMENT_HEADER_BYTES]):
-        return []  # never begun
+        return -1  # never begun
     header = decode_segment_header(data)
     if isinstance(header, str) or header.topic_id != NO_TOPIC:
         # Not torn: what a header says lies in one sector, which a device writes whole or not.
         what = header if isinstance(header, str) else "it belongs to a partition"
         raise CorruptRecord(f"{path}: {what}; {ADVICE}")
-    records: list[tuple[int, memoryview]] = []
+
+    def on_record(record: RecordHeader, body: memoryview) -> None:
+        records.append(_Record(record.base_offset, record.max_timestamp, body))
+
     reads = scan_segment(
         header, len(data), header.block_bytes, header.base_offset, header.header_crc,
-        SegmentIndex(), lambda record, body: records.append((record.base_offset, body)),
+        SegmentIndex(), on_record,
     )  # fmt: skip
     try:
         pos, size = next(reads)
@@ -426,7 +464,7 @@ def _read_file(path: Path, lock_wait_s: float) -> list[tuple[int, memoryview]]:
                 f"{path}: {stop.value.bad} at position {stop.value.end_pos}, but "
                 f"{stop.value.damage}; {ADVICE}"
             ) from None
-    return records
+    return header.base_offset
 
 
 def _entries(body: memoryview) -> Iterator[tuple[tuple[bytes, int], Entry]]:

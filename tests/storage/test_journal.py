@@ -379,6 +379,39 @@ def test_damage_that_was_durable_is_told_and_a_torn_end_is_not(tmp_path: Path) -
     drive(scenario())
 
 
+def test_the_newest_record_of_a_file_that_was_left_is_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had been durable when the other file was gone on with, and nothing in its own says so."""
+    monkeypatch.setattr(journal_module, "FILE_BYTES", 9 * BLOCK)
+
+    async def scenario() -> None:
+        host, logs = await started(tmp_path, HeldDisk(auto=False))
+        journal, disk = journal_of(host), host.held
+        first = journal._current
+        fds = {file.fd for file in journal._files}
+        while journal._current is first:  # what is to be in segments does not get there
+            for driven in logs:
+                driven.append(b"value")
+            for _ in range(20):
+                if writes := [write for write in disk.held if write.fd in fds]:
+                    disk.land(*writes)
+                await tick(1)
+        left, acked = first.path, [driven.log.durable_offset for driven in logs]
+        pos = first.write_pos - 2 * BLOCK
+        await host.crash()
+        whole = left.read_bytes()
+        for at in (pos + 8, pos + 40, pos + BLOCK + 9):
+            flip(left, at)
+            with pytest.raises(CorruptRecord, match="record 3 is damaged, and the other file says"):
+                entries_of(tmp_path)
+            left.write_bytes(whole)
+        host, logs = await next_life(host, logs)
+        assert [driven.log.log_end_offset for driven in logs] == acked
+
+    drive(scenario())
+
+
 def test_a_header_that_is_damaged_is_told(tmp_path: Path) -> None:
     async def scenario() -> None:
         host, logs = await started(tmp_path)
