@@ -29,7 +29,7 @@ from storage.buffers import aligned_buffer
 from storage.checkpoint import decode_checkpoint
 from storage.disk import lock_owner
 from storage.index import SegmentIndex, decode_index
-from storage.log_start import start_in
+from storage.log_start import readable_start_in
 from storage.recovery import SCAN_BYTES, Reads, ScanResult, scan_segment
 from storage.segment import CHECKPOINT_SUFFIX, INDEX_SUFFIX, SEGMENT_SUFFIX, file_name
 from storage.wal_format import (
@@ -347,7 +347,7 @@ def _known_durable(path: Path, header: SegmentHeader) -> _Known:
     if sealed is not None:
         known.note(sealed.end_pos, f"the index file {path.with_suffix(INDEX_SUFFIX).name}")
     if known.successor is None:
-        known.durable_offset = start_in(os.listdir(path.parent))
+        known.durable_offset = readable_start_in(os.listdir(path.parent))
     return known
 
 

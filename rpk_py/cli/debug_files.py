@@ -148,7 +148,10 @@ def examine(path: Path) -> Report:
     """Read a partition's directory, all of it. Raises OSError where it goes away meanwhile."""
     report = Report(path.name, str(path))
     names = sorted(os.listdir(path))
-    report.log_start_offset = start_in(names)
+    try:
+        report.log_start_offset = start_in(names)
+    except CorruptRecord as error:
+        report.problem(str(error))
     seen: dict[int, Inspection] = {}
     wals = [name for name in names if name.endswith(SEGMENT_SUFFIX)]
     expected = -1

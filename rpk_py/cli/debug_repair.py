@@ -175,10 +175,12 @@ def _plan_cut(path: Path, at_offset: int) -> _Cut:
         end_offset = facts["last_offset"] + 1
     if getattr(header, "replaced", None) is not None and not _is_all(inspection, end_offset):
         raise _CannotCut(f"{last} was rewritten and can be kept as a whole only")
-    if start_in(names) > end_offset:
-        raise _CannotCut(
-            f"{path}: the log starts at offset {start_in(names)}: nothing would be left"
-        )
+    try:
+        start_offset = start_in(names)
+    except CorruptRecord as error:
+        raise _CannotCut(f"{path}: {error}") from None
+    if start_offset > end_offset:
+        raise _CannotCut(f"{path}: the log starts at offset {start_offset}: nothing would be left")
     held = _journaled_behind(path.parent, header.topic_id, header.partition, end_offset)
     if held:
         raise _CannotCut(

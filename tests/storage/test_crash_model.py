@@ -260,7 +260,7 @@ def test_the_model_catches_a_log_start_that_is_not_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def without_sync(directory: Path, start_offset: int) -> None:
-        path = directory / f"{start_offset:020d}{log_start.START_SUFFIX}"
+        path = directory / log_start.start_name(start_offset)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT))
 
     monkeypatch.setattr("storage.log_head.move_start", without_sync)

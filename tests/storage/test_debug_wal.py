@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from kafka_protocol.record_batch import Record, build_batch
 from rpk_py.cli import debug as module
 from rpk_py.cli.debug import debug
+from storage.log_start import start_name
 from storage.wal_format import SegmentHeader
 from tests.storage.builder import (
     BLOCK,
@@ -117,7 +118,7 @@ def test_a_torn_tail_is_code_0_and_says_that_nothing_is_to_do(tmp_path: Path, ho
 def test_a_last_record_before_the_log_start_was_durable_too(tmp_path: Path) -> None:
     driven = crashed_log(tmp_path)
     pos, body_end, _ = records_of(driven)[-1]
-    (wal(driven).parent / f"{24:020}.start").touch()
+    (wal(driven).parent / start_name(24)).touch()
     assert debug_wal(wal(driven))[0] == 0
     flip(wal(driven), body_end - 1)
     code, lines = debug_json(wal(driven))

@@ -40,7 +40,7 @@ def bases(driven: Driven) -> list[int]:
 
 
 def files(driven: Driven, suffix: str) -> list[int]:
-    return sorted(int(path.stem) for path in driven.log.directory.glob(f"*{suffix}"))
+    return sorted(int(path.stem[:20]) for path in driven.log.directory.glob(f"*{suffix}"))
 
 
 def configure(driven: Driven, **changes: Any) -> None:
