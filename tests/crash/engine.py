@@ -49,18 +49,32 @@ _SEEN = struct.Struct("<qqqq")  # acknowledged end, appended end, acknowledged s
 SETTINGS = LogConfig(segment_bytes=256 << 10, retention_ms=-1)
 
 
-class NoProducers:
-    """A ProducerState that has none."""
+class LastBatch:
+    """A ProducerState that knows where the last batch ended: recovery must find that again, from
+    checkpoints and records, also where the records are deleted."""
+
+    def __init__(self) -> None:
+        self.next_offset = 0
 
     def load(self, snapshot: bytes) -> None:
-        """Nothing to know."""
+        """See ProducerState."""
+        if len(snapshot) != 8:
+            raise ValueError(f"{len(snapshot)} bytes are no offset")
+        self.next_offset = int.from_bytes(snapshot, "big")
 
     def snapshot(self) -> bytes:
-        """Nothing to keep."""
-        return b""
+        """See ProducerState."""
+        return self.next_offset.to_bytes(8, "big")
 
     def replay(self, batch: BatchHeader) -> None:
-        """Nothing to learn."""
+        """See ProducerState."""
+        self.next_offset = batch.last_offset + 1
+
+
+def state_of(log: Log) -> LastBatch:
+    """The state that the log was opened with."""
+    assert isinstance(log._state, LastBatch)
+    return log._state
 
 
 class Shared:
@@ -164,7 +178,7 @@ class Engine:
         journals = directory / "journal" / "0"
         context.journaled = await disk.run(read_journals, [journals], 10.0)
         wanted = [
-            Wanted(SETTINGS, directory / f"t-{i}", TOPIC_ID, i, NoProducers())
+            Wanted(SETTINGS, directory / f"t-{i}", TOPIC_ID, i, LastBatch())
             for i in range(PARTITIONS)
         ]
         opened = await open_logs(context, wanted, directory / "trash", lambda _id: False)
@@ -225,12 +239,15 @@ class Waiter:
 # --- the child -----------------------------------------------------------------------------------
 
 
-async def live(engine: Engine, shared: Shared, seed: int, life: int, appends: int) -> None:
-    """One life from the opening to a graceful stop."""
+async def live(
+    engine: Engine, shared: Shared, seed: int, life: int, appends: int, lying: bool = False
+) -> None:
+    """One life from the opening to a graceful stop. `lying`: what is appended is acknowledged at
+    once, as the controls want it."""
     context, logs = await engine.open()
     rng = random.Random(seed ^ life)
     tasks = [
-        asyncio.ensure_future(_feed(log, i, shared, seed, life, appends))
+        asyncio.ensure_future(_feed(log, i, shared, seed, life, appends, lying))
         for i, log in enumerate(logs)
     ]
     others = [
@@ -245,7 +262,7 @@ async def live(engine: Engine, shared: Shared, seed: int, life: int, appends: in
 
 
 async def _feed(
-    log: Log, partition: int, shared: Shared, seed: int, life: int, appends: int
+    log: Log, partition: int, shared: Shared, seed: int, life: int, appends: int, lying: bool
 ) -> None:
     """Append `appends` batches, some at a time, and say what is acknowledged."""
     owner = Waiter()
@@ -260,7 +277,7 @@ async def _feed(
 
     def progress(offset: int) -> None:
         nonlocal acknowledged
-        acknowledged = offset
+        acknowledged = max(acknowledged, offset)
         tell()
         woken.set()
 
@@ -279,6 +296,10 @@ async def _feed(
         _, _, start, asked = shared.get(partition)
         shared.put(partition, acknowledged, log.log_end_offset + 1, start, asked)
         log.append(batch, parse_header(batch), life + 1)
+        state_of(log).next_offset = log.log_end_offset
+        if lying:
+            acknowledged = log.log_end_offset
+            tell()
         if number % 3 == 2:
             await asyncio.sleep(0)
 
@@ -320,7 +341,7 @@ async def _rewrite(logs: list[Log]) -> None:
 
 def start_life(
     engine: Engine, shared: Shared, seed: int, life: int, appends: int,
-    before: Callable[[], None] = lambda: None,
+    before: Callable[[], None] = lambda: None, lying: bool = False,
 ) -> int:  # fmt: skip
     """Fork the child; its process id. It ends with code 0 after a graceful stop, 1 where it could
     not open its logs, 2 where anything else went wrong. `before` is called in it first."""
@@ -332,7 +353,7 @@ def start_life(
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         before()
         try:
-            asyncio.run(live(engine, shared, seed, life, appends))
+            asyncio.run(live(engine, shared, seed, life, appends, lying))
             code = 0
         except (StorageError, OSError):
             code = 1
@@ -384,6 +405,11 @@ class Ledger:
             )
         if not max(start, held.start) <= log.log_start_offset <= max(asked, start, held.start):
             raise Lost(f"{where}: the log starts at {log.log_start_offset}: {start} or {asked}?")
+        if state_of(log).next_offset != log.log_end_offset:
+            raise Lost(
+                f"{where}: the log ends at {log.log_end_offset}, and the producers' state is that "
+                f"of offset {state_of(log).next_offset}"
+            )
         if log.log_end_offset > held.end:
             held.runs.append((held.end, life, 0))
         self.unacknowledged += log.log_end_offset - acknowledged

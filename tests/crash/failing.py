@@ -36,13 +36,16 @@ FOR_EVER = 1 << 30
 @dataclass(slots=True)
 class Result:
     """`faults` that were met, by kind; `records` read back; of all lives, how many `partitions`
-    went offline and how many `served` to their end; `lost` is what the judge said first."""
+    went offline and how many `served` to their end; `lost` is what the judge said first.
+    `control`: after how many faults an engine that acknowledges what it has not written was found
+    out."""
 
     faults: dict[str, int] = field(default_factory=dict)
     records: int = 0
     offline: int = 0
     served: int = 0
     lost: str | None = None
+    control: int | None = None
 
 
 def run(
@@ -62,6 +65,12 @@ def run(
             key = f"{op} {error}"
             result.faults[key] = result.faults.get(key, 0) + 1
         say(f"{op} {error}: {result.faults.get(f'{op} {error}', 0)} faults")
+    liar = Result()
+    for number, nth in enumerate(range(4, 40, 4), 1):
+        _one(folder, seed, Fault("write", nth, "EIO"), liar, lying=True)
+        if liar.lost is not None:
+            result.control = number
+            break
     return result
 
 
@@ -72,14 +81,15 @@ def _nths(step: int) -> Iterator[int]:
         nth += step
 
 
-def _one(folder: Path, seed: int, fault: Fault, result: Result) -> bool:
+def _one(folder: Path, seed: int, fault: Fault, result: Result, lying: bool = False) -> bool:
     """One life and its judgement; whether the fault was met: something did not go as ever."""
-    place = folder / f"{fault.op}-{fault.error}-{fault.nth}"
+    place = folder / f"{fault.op}-{fault.error}-{fault.nth}-{lying}"
     place.mkdir()
     shared, ledger = Shared(), Ledger(seed)
     disk = FuseDisk(place / "below", place / "disk", fault)
     try:
-        pid = start_life(Engine(place / "disk" / "data", "threads"), shared, seed, 0, APPENDS)
+        engine = Engine(place / "disk" / "data", "threads")
+        pid = start_life(engine, shared, seed, 0, APPENDS, lying=lying)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     finally:
         disk.close()
@@ -111,7 +121,7 @@ def main() -> int:
             Path(folder), args.seed, args.step, KINDS, lambda text: print(text, flush=True)
         )
     print(result)
-    return int(result.lost is not None)
+    return int(result.lost is not None or result.control is None)
 
 
 if __name__ == "__main__":

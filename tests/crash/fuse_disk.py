@@ -3,9 +3,10 @@
     python -m tests.crash.fuse_disk DIRECTORY MOUNTPOINT FAULT
 
 Every operation is passed through to DIRECTORY but the ones of FAULT, a JSON object {op, nth, error,
-times}: from the nth `op` on, counted over all files, `times` of them fail with `error` (a name of
-errno), or with error "short" write half of what they were given. DIRECTORY is what a healthy disk
-would hold: everything that was answered without an error, and nothing else.
+times, path}: from the nth `op` on, counted over all files whose path fits `path`, `times` of them
+fail with `error` (a name of errno), or with error "short" write half of what they were given.
+DIRECTORY is what a healthy disk would hold: everything that was answered without an error, and
+nothing else.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ class Fault:
     nth: int
     error: str
     times: int = 1
+    path: str = "*"
 
 
 class FuseUnavailable(Exception):
@@ -75,14 +78,20 @@ class FuseDisk:
         return os.path.ismount(self.path)
 
     def close(self) -> None:
-        """Unmount; its process ends."""
-        subprocess.run(["umount", str(self.path)], capture_output=True, check=False)
+        """Unmount; its process ends. Who used it may take a moment to be gone."""
         try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
+            wait_until(self._is_over, f"{self.path} is unmounted")
+        except AssertionError:
             subprocess.run(["umount", "-l", str(self.path)], capture_output=True, check=False)
             self._process.kill()
-        self._process.communicate()
+            raise
+        finally:
+            self._process.communicate()
+
+    def _is_over(self) -> bool:
+        if os.path.ismount(self.path):
+            subprocess.run(["umount", str(self.path)], capture_output=True, check=False)
+        return self._process.poll() is not None
 
 
 class _PassThrough:
@@ -97,13 +106,15 @@ class _PassThrough:
         self._backing = backing
         self._fault = fault
         self._refuse = refuse
-        self._counts: dict[str, int] = {}
+        self._count = 0  # of the fault's operation
 
-    def _meet(self, op: str) -> bool:
+    def _meet(self, op: str, path: str) -> bool:
         """Count an operation; raise where it fails. Returns whether it is to be cut short."""
-        self._counts[op] = count = self._counts.get(op, 0) + 1
         fault = self._fault
-        if fault is None or fault.op != op or not fault.nth <= count < fault.nth + fault.times:
+        if fault is None or fault.op != op or not fnmatch(path, fault.path):
+            return False
+        self._count += 1
+        if not fault.nth <= self._count < fault.nth + fault.times:
             return False
         Path(self._backing + MET).touch()
         if fault.error == "short":
@@ -133,62 +144,62 @@ class _PassThrough:
 
     def open(self, path: str, flags: int) -> int:
         """Without Direct I/O below: the kernel's buffers here are not aligned."""
-        self._meet("open")
+        self._meet("open", path)
         return os.open(self._real(path), flags & ~os.O_DIRECT)
 
     def create(self, path: str, mode: int, fi: Any = None) -> int:
         """Likewise."""
-        self._meet("create")
+        self._meet("create", path)
         return os.open(self._real(path), os.O_RDWR | os.O_CREAT, mode)
 
     def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
         """pread."""
-        self._meet("read")
+        self._meet("read", path)
         return os.pread(fh, size, offset)
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
         """pwrite."""
-        short = self._meet("write")
+        short = self._meet("write", path)
         return os.pwrite(fh, data[: len(data) // 2] if short else data, offset)
 
     def fsync(self, path: str, datasync: int, fh: int) -> int:
         """fsync."""
-        self._meet("fsync")
+        self._meet("fsync", path)
         os.fsync(fh)
         return 0
 
     def fsyncdir(self, path: str, datasync: int, fh: int) -> int:
         """The same of a directory."""
-        self._meet("fsyncdir")
+        self._meet("fsyncdir", path)
         return 0
 
     def fallocate(self, path: str, mode: int, offset: int, size: int, fh: int) -> int:
         """fallocate."""
-        self._meet("fallocate")
+        self._meet("fallocate", path)
         allocate(fh, offset, size)
         return 0
 
     def truncate(self, path: str, length: int, fh: int | None = None) -> int:
         """truncate."""
-        self._meet("truncate")
+        self._meet("truncate", path)
         os.truncate(self._real(path), length)
         return 0
 
     def rename(self, old: str, new: str) -> int:
         """rename."""
-        self._meet("rename")
+        self._meet("rename", new)
         os.rename(self._real(old), self._real(new))
         return 0
 
     def unlink(self, path: str) -> int:
         """unlink."""
-        self._meet("unlink")
+        self._meet("unlink", path)
         os.unlink(self._real(path))
         return 0
 
     def mkdir(self, path: str, mode: int) -> int:
         """mkdir."""
-        self._meet("mkdir")
+        self._meet("mkdir", path)
         os.mkdir(self._real(path), mode)
         return 0
 

@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from storage.disk import BlockingPool
 from storage.errors import StorageError
@@ -42,11 +42,13 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Result:
-    """`points` were killed at, `records` read back; `lost` is what the judge said first."""
+    """`points` were killed at, `records` read back; `lost` is what the judge said first. `control`:
+    at how many points an engine that acknowledges what it has not written was found out."""
 
     points: int = 0
     records: int = 0
     lost: str | None = None
+    control: int | None = None
 
 
 def run(
@@ -63,12 +65,18 @@ def run(
                     say(f"{result.points} points, now {call} {point} of {what}")
                 if result.lost is not None:
                     return result
+    liar = Result()
+    for _point in _points(folder, seed, "pwritev2", range(2, 40, 9), False, liar, lying=True):
+        if liar.lost is not None:
+            result.control = liar.points
+            break
     return result
 
 
 def _points(
-    folder: Path, seed: int, call: str, points: Iterable[int], recovers: bool, result: Result
-) -> Iterator[int]:
+    folder: Path, seed: int, call: str, points: Iterable[int], recovers: bool, result: Result,
+    lying: bool = False,
+) -> Iterator[int]:  # fmt: skip
     for point in points:
         place = folder / f"{call}-{point}"
         place.mkdir()
@@ -79,7 +87,7 @@ def _points(
                 _kill_at(place, seed, 0, "pwritev2", KILLED_AT)
                 ledger.judge(Engine(_copy(place), "threads"), shared, 0)
                 life = 1
-            killed = _kill_at(place, seed, life, call, point)
+            killed = _kill_at(place, seed, life, call, point, lying)
             ledger.judge(Engine(place / "data", "threads"), shared, life)
         except (Lost, StorageError) as error:
             result.lost = f"killed at {call} {point}, seed {seed}: {error}"
@@ -99,9 +107,9 @@ def _copy(place: Path) -> Path:
     return copy
 
 
-def _kill_at(place: Path, seed: int, life: int, call: str, point: int) -> bool:
+def _kill_at(place: Path, seed: int, life: int, call: str, point: int, lying: bool = False) -> bool:
     """Have a child live, and die at its n-th call; whether it came to that."""
-    facts = json.dumps({"place": str(place), "seed": seed, "life": life})
+    facts = json.dumps({"place": str(place), "seed": seed, "life": life, "lying": lying})
     child = [sys.executable, "-m", "tests.crash.points", "--child", facts]
     trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]
     trace += ["-e", f"inject={call}:signal=SIGKILL:when={point}"]
@@ -114,7 +122,7 @@ def _kill_at(place: Path, seed: int, life: int, call: str, point: int) -> bool:
     return False
 
 
-def _be_child(facts: dict[str, object]) -> None:
+def _be_child(facts: dict[str, Any]) -> None:
     """One life, in one thread: strace counts each thread's calls for itself."""
 
     async def run_here(_pool: BlockingPool, fn: Callable[..., T], *args: object) -> T:
@@ -130,9 +138,9 @@ def _be_child(facts: dict[str, object]) -> None:
 
     BlockingPool.run = run_here  # type: ignore[method-assign,assignment]
     ThreadQueue.submit = submit_here  # type: ignore[method-assign]
-    place = Path(str(facts["place"]))
+    place = Path(facts["place"])
     engine, shared = Engine(place / "data", "threads"), Shared(place / "shared")
-    asyncio.run(live(engine, shared, int(str(facts["seed"])), int(str(facts["life"])), APPENDS))
+    asyncio.run(live(engine, shared, facts["seed"], facts["life"], APPENDS, facts["lying"]))
 
 
 def main() -> int:
@@ -149,7 +157,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="points.") as folder:
         result = run(Path(folder), args.seed, args.step, 1, lambda text: print(text, flush=True))
     print(result)
-    return int(result.lost is not None)
+    return int(result.lost is not None or result.control is None)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import storage.ring
+from storage.backend import Backend
 from storage.errors import StorageError
 from tests.crash.cut_disk import CutDisk
 from tests.crash.engine import Engine, Ledger, Lost, Shared, end_child, start_life
 
 LOAD_S_MAX = 0.09  # from the fork on: some cuts hit the recovery
 FRESH_EVERY = 100  # cycles on one directory
+BACKENDS: tuple[Backend, ...] = ("auto", "ring", "threads")  # drawn for each life
 APPENDS = 4000  # of each partition: more than a cycle has time for
 
 
@@ -61,6 +63,8 @@ def run(
             shutil.rmtree(engine.directory)
             engine, ledger, shared = _fresh(disk, seed + life)
         before = ledger.records, ledger.unacknowledged
+        if not lying:
+            engine.backend = rng.choice(BACKENDS)
         pid = start_life(engine, shared, ledger.seed, life, APPENDS, lie if lying else _honest)
         time.sleep(rng.uniform(0.005, LOAD_S_MAX))  # the moment is the test
         shared.hold_to_this()
@@ -94,7 +98,6 @@ def _honest() -> None:
 
 
 def _fresh(disk: CutDisk, seed: int) -> tuple[Engine, Ledger, Shared]:
-    # The ring of our own: it is made anew in each process without a compiled module in between.
     return Engine(disk.path / f"data-{seed}", "ring"), Ledger(seed), Shared()
 
 

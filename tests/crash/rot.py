@@ -1,226 +1,382 @@
-"""Bit rot: every byte of every file of a partition and of the journal, one flipped bit at a time.
+"""Bit rot: one bit after the other of everything that a shard has on disk is flipped.
 
     python -m tests.crash.rot [--step N] [--seed N]
 
-A log with sealed segments, indexes, checkpoints, a log start and a journal is made, once closed and
-once killed. For each byte a copy gets one flipped bit, and is opened and read from its start to
-its end. Allowed is that the damage is told (the partition is offline, or the read is refused), or
-that nothing of it is to be seen: every record that was acknowledged, and no other. After the damage
-was told, all files but the flipped one must be as they were: nothing is cut or taken along.
+A shard's files are made in several states (IMAGES). For each byte one bit is flipped, and the shard
+starts anew and is read from start to end. What may come of it:
 
-One thing cannot be told apart: the newest record of a log that was killed. Nothing on the disk is
-later and says that it had been durable, so rot in it looks like the torn write that it could be.
-It is counted by itself.
+harmless   all that was acknowledged is served (padding, or a file that is rebuilt)
+refused    the partition does not open, or no journal is taken where one is damaged; not a byte
+           of the damaged files is changed
+offline    a read meets it: the partition goes offline, and what it served until then is right
+newest     the newest record of a shard that was killed, which nothing on disk proves to have been
+           durable: it is the same as a torn write, and is cut
+
+Everything else is a fault: wrong bytes served, an acknowledged record gone, a deleted one back,
+another partition touched. And when the bit is put back, all is served again. The control is a
+reader that does not check CRCs.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import asyncio
 import random
-import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
+from storage import cold_reader, rewrite
+from storage import journal as journal_module
 from storage.errors import StorageError
-from tests.storage.builder import BLOCK, Driven, Host, batch_of_size, drive, flip
+from storage.log import Log
+from storage.log_start import START_SUFFIX
+from storage.segment import SEGMENT_SUFFIX
+from storage.wal_format import (
+    RECORD_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    RecordHeader,
+    decode_record_header,
+    decode_segment_header,
+    record_bytes,
+)
+from tests.storage.builder import BLOCK, Driven, HeldWrite, Host, batch_of_size, contents
 
-LOGS = 3  # in the killed one; the journal needs several
-SETTINGS = {"segment_bytes": 48 * 1024, "checkpoint_bytes": 40 * 1024}
-SIZES = (30, 200, 1500, 5000, 60, 9000, 1, 700, 2500, 50, 900, 90)
-PADDING_STEP = 64  # of the bytes between records: they are all alike
+PARTITIONS = 5
+JOURNAL_BYTES = 12 * BLOCK
+PADDING_ONE_IN = 61  # of the bytes that nobody reads
+NO_WRITE = HeldWrite(-1, memoryview(b""), 0, lambda _res: None)
+CONTROL_STEP = 20
+IMAGES = ("killed", "killed, both journals", "killed, no journal", "rewritten", "stopped")
+SETTINGS = {"segment_bytes": 8 * BLOCK, "checkpoint_bytes": 3 * BLOCK, "cache_bytes": 0}
 
 
 @dataclass(slots=True)
 class Result:
-    """How many flips, by kind of file; what became of them; `lost` is the first that was neither
-    told nor harmless."""
+    """Flips by kind of file; what became of them (see the module), `told` being refused or offline;
+    `outcomes` the same by kind of file; `lost`: the first fault; `control`: after how many flips
+    the reader that checks nothing was found out."""
 
     flips: dict[str, int] = field(default_factory=dict)
     told: int = 0
     harmless: int = 0
-    newest: int = 0  # in the newest record of a killed log: taken for a torn write
+    newest: int = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
     lost: str | None = None
+    control: int | None = None
 
 
 @dataclass(slots=True)
-class _Made:
-    """A directory and what was acknowledged: per log the batches, and the log start."""
+class Image:
+    """A shard's files, and what it had acknowledged: partition -> (log start, bytes from there).
 
-    path: Path
-    batches: list[list[bytes]]
-    starts: list[int]
-    closed: bool
+    newest  (file, first byte, last byte) of the records that may be taken for torn ones
+    """
 
-
-async def _make(path: Path, closed: bool) -> _Made:
-    host = Host(path, **SETTINGS)
-    if not closed:
-        host.begin_journal()
-    logs = [await host.open(f"events-{i}", partition=i) for i in range(1 if closed else LOGS)]
-    for number, size in enumerate(SIZES * 2):
-        for log in logs:
-            log.append_batch(batch_of_size(size + 100 + number))
-        for log in logs:
-            await log.durable()
-    await logs[0].log.delete_records(3)
-    if not closed:
-        for log in logs:  # what is in the journal alone
-            log.append_batch(batch_of_size(333))
-        for log in logs:
-            await log.durable()
-    made = _Made(
-        path,
-        [[bytes(stored.data) for stored in log.appended] for log in logs],
-        [log.log.log_start_offset for log in logs],
-        closed,
-    )
-    if closed:
-        for log in logs:
-            await log.close()
-    else:
-        await host.crash()
-    return made
+    name: str
+    files: dict[str, bytes]
+    promised: list[tuple[int, int, bytes]]
+    newest: list[tuple[str, int, int]]
 
 
 def run(
-    folder: Path, seed: int, step: int = 1, say: Callable[[str], None] = lambda _text: None
-) -> Result:
-    """Flip a bit of every `step`-th byte of every file."""
-    rng, result = random.Random(seed), Result()
-    for closed in (True, False):
-        source = folder / f"made-{closed}"
-        source.mkdir()
-        made = drive(_make(source, closed))
-        # One log stands for all; the others are there so that the journal is used.
-        folders = (source / "events-0", *source.glob("journal/*"))
-        files = sorted(path for folder in folders for path in folder.iterdir())
-        for path in files:
-            name = path.relative_to(source)
-            for pos in _positions(path)[rng.randrange(step) :: step]:
-                _flip_one(folder / "work", made, name, pos, 1 << rng.randrange(8), result)
-                if result.lost is not None:
-                    return result
-            say(f"{'closed' if closed else 'killed'} {name}: {sum(result.flips.values())} flips")
+    folder: Path, seed: int, step: int = 1, images: tuple[str, ...] = IMAGES,
+    say: Callable[[str], None] = lambda _text: None,
+) -> Result:  # fmt: skip
+    """Flip a bit of every byte, or of one byte in `step`, until something is lost; then the
+    control."""
+    result, liar = Result(), Result()
+    _run(folder / "made", seed, step, images, say, result)
+    with mock.patch.object(cold_reader, "body_crc_holds", _holds):
+        _run(folder / "control", seed, CONTROL_STEP, images[-1:], lambda _text: None, liar)
+    result.control = sum(liar.flips.values()) if liar.lost is not None else None
     return result
 
 
-def _positions(path: Path) -> list[int]:
-    """Every byte that is not zero or stands beside one that is not; of others some."""
-    data = path.read_bytes()
-    end = len(data.rstrip(b"\0")) + BLOCK
-    return [
-        pos
-        for pos in range(min(len(data), end))
-        if pos % PADDING_STEP == 0 or any(data[max(pos - 8, 0) : pos + 9])
-    ]
+def _run(
+    folder: Path, seed: int, step: int, images: tuple[str, ...], say: Callable[[str], None],
+    result: Result,
+) -> None:  # fmt: skip
+    rng = random.Random(seed)
+    data = folder / "data"
+    data.mkdir(parents=True)
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(journal_module, "FILE_BYTES", JOURNAL_BYTES))
+        patches.enter_context(mock.patch.object(rewrite, "SAVED_BYTES_MIN", 0))
+        for number, name in enumerate(images):
+            (folder / f"{number}").mkdir()
+            image = asyncio.run(make_image(folder / f"{number}", name))
+            for file, pos in places(image, rng, step):
+                restore(data, image.files)
+                asyncio.run(_flip_one(result, data, image, file, pos, 1 << rng.randrange(8)))
+                if result.lost is not None:
+                    return
+            say(f"{name}: {sum(result.flips.values())} flips; {result.outcomes}")
 
 
-def _flip_one(work: Path, made: _Made, name: Path, pos: int, mask: int, result: Result) -> None:
-    shutil.rmtree(work, ignore_errors=True)
-    in_journal = name.parts[0] == "journal"
-    for part in ("journal", *(f"events-{i}" for i in range(len(made.batches)))):
-        if (made.path / part).exists() and (in_journal or part in ("journal", "events-0")):
-            shutil.copytree(made.path / part, work / part)
-    flip(work / name, pos, mask)
-    before = _contents(work)
-    kind = name.suffix.lstrip(".")
-    result.flips[kind] = result.flips.get(kind, 0) + 1
-    told: list[str] = []
-
-    async def scenario() -> None:
-        host = Host(work, life=9, **SETTINGS)
-        try:
-            if (work / "journal").exists():
-                host.read_journal()
-        except StorageError as error:
-            told.append(str(error))
-            return
-        for i, batches in enumerate(made.batches if in_journal else made.batches[:1]):
-            try:
-                driven = await host.open(f"events-{i}", partition=i)
-            except StorageError as error:
-                told.append(str(error))
-                continue
-            short = driven.log.durable_offset == len(batches) - 1
-            if short and not made.closed and name == _newest(made.path, i):
-                result.newest += 1
-                batches = batches[:-1]
-            wrong = await _wrong(driven, batches, made.starts[i], told)
-            if wrong:
-                raise AssertionError(f"log {i}: {wrong}")
-        await host.crash()
-
-    try:
-        drive(scenario())
-        if told and _changed(before, _contents(work), told):
-            raise AssertionError(f"files changed though damage was told: {told[0]}")
-    except AssertionError as error:
-        result.lost = f"{name} byte {pos} mask {mask:#x}: {error}"
-    if told:
-        result.told += 1
-    else:
-        result.harmless += 1
+def _holds(_record: RecordHeader, _body: memoryview) -> bool:
+    """As a reader that checks nothing."""
+    return True
 
 
-def _newest(path: Path, index: int) -> Path:
-    """The active segment of a log."""
-    return max((path / f"events-{index}").glob("*.wal")).relative_to(path)
+# -- what is flipped -----------------------------------------------------------------------------
 
 
-async def _wrong(driven: Driven, batches: list[bytes], start: int, told: list[str]) -> str:
-    """What is wrong with what a log serves; nothing where it refuses."""
+async def make_image(directory: Path, name: str) -> Image:
+    """A shard with everything on its disk: sealed segments, indexes, checkpoints, a log start,
+    retired segments, journals that hold what no segment has."""
+    host = Host(directory, **SETTINGS)  # type: ignore[arg-type]
+    logs = [await host.open(f"rot-{i}", partition=i) for i in range(PARTITIONS)]
+    if "no journal" not in name:
+        host.begin_journal()
+    for driven in logs[:2]:
+        for size in (80, 300, BLOCK, 90, 200, 80, 120, 81, 150, 82, 83, 84):
+            driven.append_batch(batch_of_size(size))
+            await driven.durable()
+    target = logs[0]
+    await target.log.delete_records(target.appended[4].next_offset - 1)
+    for size in (90, 400):
+        for driven in logs:  # in one tick: they share a write to the journal
+            driven.append_batch(batch_of_size(size + driven.log.partition))
+        for driven in logs:
+            await driven.durable()
+    if name == "rewritten":
+        for driven in logs[:2]:
+            await driven.log.rewriter.rewrite_padded()
+    if name == "killed, both journals":
+        await _fill_both_journals(host, logs)
+    promised = [promise(driven) for driven in logs]
+    if name == "stopped":
+        for driven in list(logs):
+            await driven.close()
+    await host.crash()
+    files = {path: data for path, data in contents(directory).items() if "recycle" not in path}
+    return Image(name, files, promised, [] if name == "stopped" else list(newest_records(files)))
+
+
+async def _fill_both_journals(host: Host, logs: list[Driven]) -> None:
+    """Nothing more gets to segments, until both of the journal's files hold acknowledged records;
+    those of the last partition stand in the newest record of the first file alone."""
+    journal, disk = host.context.committer.journal, host.held
+    assert journal is not None
+    disk.auto = False
+    fds, first = {file.fd for file in journal._files}, journal._current
+    while journal._current is first:
+        is_last = 2 * BLOCK <= JOURNAL_BYTES - first.write_pos < 4 * BLOCK
+        for driven in logs if is_last else logs[:-1]:
+            driven.append_batch(batch_of_size(80))
+        for _ in range(100):
+            disk.land(*[write for write in disk.held if write.fd in fds] or [NO_WRITE])
+            await asyncio.sleep(0)
+        assert all(driven.log.durable_offset == driven.log.log_end_offset for driven in logs)
+
+
+def promise(driven: Driven) -> tuple[int, int, bytes]:
+    """(log start, log end, the bytes that are served from there on)."""
     log = driven.log
-    if log.log_start_offset > start:
-        return f"it starts at {log.log_start_offset}, not {start}"
-    if log.durable_offset < len(batches):
-        return f"it ends at {log.durable_offset}, and {len(batches)} was acknowledged"
-    if log.durable_offset > len(batches):
-        return f"it ends at {log.durable_offset}, and only {len(batches)} was ever appended"
-    offset = max(start, log.log_start_offset)
-    while offset < len(batches):
+    return log.log_start_offset, log.log_end_offset, b"".join(s.data for s in driven.model)
+
+
+def newest_records(files: dict[str, bytes]) -> Iterator[tuple[str, int, int]]:
+    """(file, first, end) of what nothing proves: the journal's newest record, behind which nothing
+    was written; where there is no journal, the newest record of each log."""
+    newest: dict[str, tuple[int, str, int, int]] = {}
+    for name, data in files.items():
+        path = Path(name)
+        if path.suffix not in (SEGMENT_SUFFIX, journal_module.SUFFIX):
+            continue
+        view = memoryview(data)
+        header = decode_segment_header(view)
+        assert not isinstance(header, str)
+        for pos in range(BLOCK, len(data), BLOCK):
+            record = decode_record_header(view[pos:], header, pos)
+            if record is not None:
+                end = pos + record_bytes(record.body_length, BLOCK)
+                place = record.base_offset, name, pos, end
+                newest[str(path.parent)] = max(place, newest.get(str(path.parent), place))
+    journals = [place for place in newest.values() if place[1].endswith(journal_module.SUFFIX)]
+    return (place[1:] for place in journals or newest.values())
+
+
+def places(image: Image, rng: random.Random, one_in: int) -> Iterator[tuple[str, int]]:
+    """(file, position) of what is flipped; a position in a log start's name for that."""
+    for name, data in sorted(image.files.items()):
+        path = Path(name)
+        if path.suffix == START_SUFFIX:
+            yield from ((name, pos) for pos in range(len(path.name)))
+            continue
+        if path.suffix in (SEGMENT_SUFFIX, journal_module.SUFFIX):
+            positions: Iterable[int] = _read_bytes(data, rng, one_in)
+        else:
+            positions = (pos for pos in range(len(data)) if not rng.randrange(one_in))
+        yield from ((name, pos) for pos in positions)
+
+
+def _read_bytes(data: bytes, rng: random.Random, one_in: int) -> Iterator[int]:
+    """Positions in a file of blocks: what a reader looks at, and few of the zeros around it."""
+    for start in range(0, len(data), BLOCK):
+        block = data[start : start + BLOCK]
+        used = len(block.rstrip(b"\0"))
+        if used:  # headers end in zeros that are read as well
+            used = max(used, SEGMENT_HEADER_BYTES, RECORD_HEADER_BYTES)
+        for pos in range(start, start + len(block)):
+            if not rng.randrange(one_in if pos - start < used else one_in * PADDING_ONE_IN):
+                yield pos
+
+
+def restore(directory: Path, files: dict[str, bytes]) -> None:
+    """Make the directory hold exactly these files."""
+    there = contents(directory)
+    for name in there.keys() - files.keys():
+        (directory / name).unlink()
+    for name, data in files.items():
+        if there.get(name) != data:
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_bytes(data)
+
+
+# -- what comes of it ----------------------------------------------------------------------------
+
+
+async def _flip_one(
+    result: Result, data: Path, image: Image, name: str, pos: int, mask: int
+) -> None:
+    where = f"{image.name}: {name} byte {pos} mask {mask:#x}"
+    path = Path(name)
+    if path.suffix == START_SUFFIX:
+        turned = bytearray(path.name.encode())
+        turned[pos] ^= mask
+        if turned[pos] in b"/\0":
+            return
+        (data / name).rename((data / name).with_name(turned.decode("latin-1")))
+    else:
+        turn(data / name, pos, mask)
+    rotten = contents(data)
+    found, newest = await outcomes(data, image, name, pos)
+    worst = next((outcome for outcome in found.values() if outcome != "harmless"), "harmless")
+    faults = [outcome for outcome in found.values() if outcome.startswith("fault")]
+    own = partition_of(name)
+    if own is not None and any(p != own and found[p] != "harmless" for p in found):
+        faults.append(f"other partitions are touched: {found}")
+    files = f"rot-{own}/" if own is not None else "journal/"
+    if worst == "refused" and _below(contents(data), files) != _below(rotten, files):
+        faults.append("refused, and yet files were changed")
+    if worst in ("refused", "offline"):
+        put_back(data, image, name, pos, mask)
+        again, _newest = await outcomes(data, image, "", 0)
+        if set(again.values()) != {"harmless"}:
+            faults.append(f"with the bit put back: {again}")
+    kind = path.suffix.removeprefix(".")
+    result.flips[kind] = result.flips.get(kind, 0) + 1
+    outcome = "fault" if faults else "newest" if newest else worst
+    key = f"{kind} {outcome}"
+    result.outcomes[key] = result.outcomes.get(key, 0) + 1
+    result.told += outcome in ("refused", "offline")
+    result.harmless += outcome == "harmless"
+    result.newest += outcome == "newest"
+    if faults:
+        result.lost = f"{where}: {faults[0]}"
+
+
+def _below(files: dict[str, bytes], directory: str) -> dict[str, bytes]:
+    return {name: data for name, data in files.items() if name.startswith(directory)}
+
+
+def turn(path: Path, pos: int, mask: int) -> None:
+    """Flip bits of one byte."""
+    with path.open("r+b") as file:
+        file.seek(pos)
+        (old,) = file.read(1)
+        file.seek(pos)
+        file.write(bytes([old ^ mask]))
+
+
+def put_back(data: Path, image: Image, name: str, pos: int, mask: int) -> None:
+    """As the operator's backup would."""
+    if Path(name).suffix == START_SUFFIX:
+        for path in (data / name).parent.glob("*"):
+            if str(path.relative_to(data)) not in image.files and path.stat().st_size == 0:
+                path.unlink()
+        (data / name).touch()
+    elif (data / name).exists():
+        turn(data / name, pos, mask)
+
+
+def partition_of(name: str) -> int | None:
+    """The partition that a file belongs to, None for a journal."""
+    directory = Path(name).parent.name
+    return int(directory.removeprefix("rot-")) if directory.startswith("rot-") else None
+
+
+async def outcomes(data: Path, image: Image, name: str, pos: int) -> tuple[dict[int, str], bool]:
+    """What comes of each partition after a restart, and whether a newest record was cut."""
+    host = Host(data, life=2, **SETTINGS)  # type: ignore[arg-type]
+    found: dict[int, str] = {}
+    newest = False
+    excused = any(n == name and first <= pos < last for n, first, last in image.newest)
+    try:
+        host.read_journal()
+    except StorageError:
+        return dict.fromkeys(range(PARTITIONS), "refused"), False
+    for index, (start, end, whole) in enumerate(image.promised):
         try:
-            slices, next_offset = await log.read(offset, len(batches), 1 << 20)
-        except StorageError as error:
-            told.append(str(error))
-            return ""
-        data = b"".join(map(bytes, slices))
-        if data != b"".join(batches[offset:next_offset]):
-            return f"other bytes are served from offset {offset} on"
-        offset = next_offset
-    return ""
+            driven = await host.open(f"rot-{index}", partition=index)
+        except StorageError:
+            found[index] = "refused"
+            continue
+        except Exception as error:
+            found[index] = f"fault: wrong bytes taken in: {error!r}"
+            continue
+        log = driven.log
+        served, error = await serve(log)
+        if not whole.startswith(served) and not (excused and served.startswith(whole)):
+            found[index] = f"fault: wrong bytes served, {len(served)} of {len(whole)}"
+        elif log.log_start_offset != start:
+            found[index] = f"fault: the log starts at {log.log_start_offset}, not at {start}"
+        elif error is not None:
+            found[index] = "offline"
+        elif log.log_end_offset == end and served == whole:
+            found[index] = "harmless"
+        elif excused:
+            found[index], newest = "harmless", True
+        else:
+            found[index] = f"fault: lost: the log ends at {log.log_end_offset}, not at {end}"
+    await host.crash()
+    return found, newest
 
 
-def _contents(work: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(work)): p.read_bytes() for p in work.rglob("*.wal") if p.is_file()}
-
-
-def _changed(before: dict[str, bytes], after: dict[str, bytes], told: list[str]) -> bool:
-    """Whether a segment of the partition that told damage is gone or shorter in its records."""
-    named = {text.split("/events-")[1].split("/")[0] for text in told if "/events-" in text}
-    for path, data in before.items():
-        if path.split("/")[0].removeprefix("events-") in {each.split(":")[0] for each in named}:
-            left = after.get(path)
-            if left is None or left.rstrip(b"\0") != data.rstrip(b"\0"):
-                return True
-    return False
+async def serve(log: Log) -> tuple[bytes, StorageError | None]:
+    """What a consumer gets from the start on, and what it is refused with."""
+    offset, parts = log.log_start_offset, []
+    try:
+        while offset < log.durable_offset:
+            slices, offset = await log.read(offset, log.durable_offset, 1)  # a batch at a time
+            parts += [bytes(view) for view in slices]
+    except StorageError as error:
+        return b"".join(parts), error
+    return b"".join(parts), None
 
 
 def main() -> int:
-    """The command; exit code 1 where a flip was neither told nor harmless."""
+    """The command; exit code 1 where something was lost, or the control was not found out."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--step", type=int, default=1)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
+    parser.add_argument("--images", default=";".join(IMAGES), help="by semicolons")
     args = parser.parse_args()
     print(f"seed {args.seed}", flush=True)
-    where = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    where = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(prefix="rot.", dir=where) as folder:
-        result = run(Path(folder), args.seed, args.step, lambda text: print(text, flush=True))
+        images = tuple(args.images.split(";"))
+        result = run(
+            Path(folder), args.seed, args.step, images, lambda text: print(text, flush=True)
+        )
     print(result)
-    return int(result.lost is not None)
+    return int(result.lost is not None or result.control is None)
 
 
 if __name__ == "__main__":

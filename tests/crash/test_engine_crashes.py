@@ -66,10 +66,11 @@ def test_an_engine_that_does_not_sync_loses_something_within_twenty_cuts(
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="crash points need strace")
 def test_a_kill_at_system_calls_loses_nothing(in_memory: Path, note: Note) -> None:
-    result = points.run(in_memory, seed=7, step=37, first=5)
+    result = points.run(in_memory, seed=7, step=70, first=5)
     note(f"crash points: {result}")
     assert result.lost is None
     assert result.points >= 15
+    assert result.control is not None, "acknowledging early is not found out"
 
 
 def test_a_disk_that_fails_takes_nothing_with_it(tmp_path: Path, note: Note) -> None:
@@ -83,11 +84,13 @@ def test_a_disk_that_fails_takes_nothing_with_it(tmp_path: Path, note: Note) -> 
     assert len(result.faults) == 5
     assert result.offline > 0, "a fault takes a partition offline"
     assert result.served > 0, "and others go on"
+    assert result.control is not None, "acknowledging early is not found out"
 
 
 def test_flipped_bits_are_told_or_harmless(in_memory: Path, note: Note) -> None:
-    result = rot.run(in_memory, seed=7, step=101)
+    result = rot.run(in_memory, seed=7, step=150)
     note(f"bit rot: {result}")
     assert result.lost is None
-    assert set(result.flips) >= {"wal"}
-    assert result.told > 50
+    assert set(result.flips) == {"wal", "index", "checkpoint", "start", "journal"}
+    assert result.told > 300
+    assert result.control is not None, "a reader that checks nothing is not found out"
