@@ -1,6 +1,7 @@
 """All crash tests in full, and their report.
 
     python -m tests.crash [--kinds power,points,failing,rot] [--seed N] [--report]
+    python -m tests.crash --kinds points --step 4 --first 1 --report    # and 2, 3, 4: in four parts
     make crash ARGS='--kinds power --cycles 50'
 
 power    the power fails under load on ext4 and XFS (power.py), and without syncs: the control
@@ -8,8 +9,8 @@ points   SIGKILL at every system call that changes a file (points.py)
 failing  EIO, ENOSPC and short writes at every operation (failing.py)
 rot      a flipped bit in every byte (rot.py)
 
-With --report the figures go to docs/DURABILITY.md. Exit code 1 where anything was lost, or where
-a control lost nothing.
+With --report the figures go to docs/DURABILITY.md; parts of the same step and seed add up. Exit
+code 1 where anything was lost, or where a control lost nothing.
 """
 
 from __future__ import annotations
@@ -70,19 +71,19 @@ def cut_power(args: argparse.Namespace, say: Say) -> Facts:
 def kill_at_points(args: argparse.Namespace, say: Say) -> Facts:
     """Every point, or every `step`-th."""
     with tempfile.TemporaryDirectory(prefix="points.", dir=args.directory) as folder:
-        return asdict(points.run(Path(folder), args.seed, args.step, say=say))
+        return asdict(points.run(Path(folder), args.seed, args.step, args.first, say=say))
 
 
 def fail_operations(args: argparse.Namespace, say: Say) -> Facts:
     """Every operation, or every `step`-th."""
     with tempfile.TemporaryDirectory(prefix="failing.", dir=args.directory) as folder:
-        return asdict(failing.run(Path(folder), args.seed, args.step, say=say))
+        return asdict(failing.run(Path(folder), args.seed, args.step, first=args.first, say=say))
 
 
 def flip_bits(args: argparse.Namespace, say: Say) -> Facts:
     """Every byte, or every `step`-th."""
     with tempfile.TemporaryDirectory(prefix="rot.", dir="/dev/shm") as folder:
-        return asdict(rot.run(Path(folder), args.seed, args.step, say=say))
+        return asdict(rot.run(Path(folder), args.seed, args.step, first=args.first, say=say))
 
 
 RUNS: dict[str, Callable[[argparse.Namespace, Say], Facts]] = {
@@ -103,38 +104,88 @@ def is_lost(kind: str, facts: Facts) -> bool:
 
 def page(figures: Facts) -> str:
     """docs/DURABILITY.md."""
-    power_facts, rows = figures["power"], []
-    for name in ("ext4", "xfs"):
-        one = power_facts[name]
-        rows.append(
-            f"| power cut, {name} | {one['cycles']:,} cycles | {one['records']:,} | {_lost(one)} |"
+    power_facts, killed = figures["power"], figures["points"]
+    failed, rotten = figures["failing"], figures["rot"]
+    faults, flips = sum(failed["faults"].values()), sum(rotten["flips"].values())
+    table = [
+        (
+            f"power cut, {name}",
+            f"{power_facts[name]['cycles']:,} cycles",
+            power_facts[name],
+            "power",
         )
-    one = points_facts = figures["points"]
-    rows.append(f"| SIGKILL | {one['points']:,} system calls | {one['records']:,} | {_lost(one)} |")
-    one = figures["failing"]
-    faults = sum(one["faults"].values())
-    rows.append(f"| failing disk | {faults:,} faults | {one['records']:,} | {_lost(one)} |")
-    rot_facts = figures["rot"]
-    flips = sum(rot_facts["flips"].values())
-    rows.append(f"| bit rot | {flips:,} flips | - | {_lost(rot_facts)} |")
-    kinds = ", ".join(f"{name} {count:,}" for name, count in one["faults"].items())
-    files = ", ".join(f"{name} {count:,}" for name, count in rot_facts["flips"].items())
-    control = ", ".join(map(str, power_facts["control"]))
+        for name in ("ext4", "xfs")
+    ]
+    table += [
+        ("SIGKILL", f"{killed['points']:,} system calls", killed, "points"),
+        ("failing disk", f"{faults:,} faults", failed, "failing"),
+        ("bit rot", f"{flips:,} flips", rotten, "rot"),
+    ]
+    rows = []
+    for what, how_often, facts, kind in table:
+        records = f"{facts['records']:,}" if "records" in facts else "all, after each"
+        rows.append(f"| {what} | {how_often}{_part(figures[kind])} | {records} | {_lost(facts)} |")
+    runs = [
+        f"- `{figures[kind]['run']['command']}`: {figures[kind]['run']['seconds']:,} s, "
+        f"{figures[kind]['run']['when']}, {figures[kind]['run']['machine']}"
+        for kind in KINDS
+    ]
     return TEMPLATE.read_text().format(
-        rows="\n".join(rows), control=control, kinds=kinds, files=files,
+        rows="\n".join(rows), runs="\n".join(runs),
+        control=", ".join(map(str, power_facts["control"])),
+        kinds=", ".join(f"{name} {count:,}" for name, count in failed["faults"].items()),
+        files=", ".join(f"{name} {count:,}" for name, count in rotten["flips"].items()),
         partitions=PARTITIONS, control_cycles=CONTROL_CYCLES, controls=CONTROLS,
-        points_control=points_facts["control"], failing_control=one["control"],
-        rot_control=rot_facts["control"], offline=one["offline"], served=one["served"],
-        told=rot_facts["told"], newest=rot_facts["newest"],
-        **{key: figures[key] for key in ("when", "machine", "commit", "seed", "command")},
+        points_control=killed["control"], failing_control=failed["control"],
+        rot_control=rotten["control"], offline=failed["offline"], served=failed["served"],
+        told=rotten["told"], newest=rotten["newest"],
     )  # fmt: skip
+
+
+def report(kind: str, facts: Facts) -> None:
+    """Write the figures of a kind down, and the page where no kind is missing."""
+    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    figures[kind] = added(figures.get(kind), facts)
+    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
+    if all(kind in figures for kind in KINDS):
+        PAGE.write_text(page(figures))
+
+
+def _part(facts: Facts) -> str:
+    """What a run that did not take every point or byte says of that."""
+    run = facts["run"]
+    return "" if len(run["firsts"]) == run["step"] else f" ({len(run['firsts'])} in {run['step']})"
 
 
 def _lost(facts: Facts) -> str:
     return "0" if facts["lost"] is None else f"**{facts['lost']}**"
 
 
-def _facts_of_run(args: argparse.Namespace) -> Facts:
+def added(old: Facts | None, new: Facts) -> Facts:
+    """The figures of a kind, with those of other parts of the same run."""
+    if old is None or new["run"]["first"] in old["run"]["firsts"]:
+        old = None
+    if old is None or any(old["run"][name] != new["run"][name] for name in ("step", "seed")):
+        return new | {"run": new["run"] | {"firsts": [new["run"]["first"]]}}
+    found = {name: _sum(old[name], new[name]) for name in new if name not in ("run", "control")}
+    found["control"] = old["control"] if old["control"] is not None else new["control"]
+    both = {
+        "firsts": [*old["run"]["firsts"], new["run"]["first"]],
+        "seconds": old["run"]["seconds"] + new["run"]["seconds"],
+    }
+    return found | {"run": new["run"] | both}
+
+
+def _sum(one: Any, other: Any) -> Any:
+    """Numbers add up; of what was lost the first counts."""
+    if isinstance(one, dict):
+        return {key: one.get(key, 0) + other.get(key, 0) for key in one | other}
+    if isinstance(one, int) and isinstance(other, int):
+        return one + other
+    return one if one is not None else other
+
+
+def _facts_of_run(args: argparse.Namespace, kind: str, seconds: float) -> Facts:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         cwd=ROOT,
@@ -150,7 +201,10 @@ def _facts_of_run(args: argparse.Namespace) -> Facts:
         "machine": machine,
         "commit": commit.stdout.strip() or "unknown",
         "seed": args.seed,
-        "command": f"python -m tests.crash --cycles {args.cycles} --seed {args.seed} --report",
+        "step": args.step,
+        "first": args.first,
+        "seconds": round(seconds),
+        "command": f"make crash ARGS='--kinds {kind} --cycles {args.cycles} --seed {args.seed}'",
     }
 
 
@@ -162,12 +216,12 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(KINDS), help="which, by commas")
     parser.add_argument("--cycles", type=int, default=1000, help="power cuts on ext4; XFS: a fifth")
     parser.add_argument("--step", type=int, default=1, help="every n-th point, operation and byte")
+    parser.add_argument("--first", type=int, default=1, help="and which of them is the first")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
     parser.add_argument("--directory", type=Path, help="where the disks are made")
     parser.add_argument("--report", action="store_true", help="write docs/DURABILITY.md")
     args = parser.parse_args()
     print(f"seed {args.seed}", flush=True)
-    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     lost = False
     for kind in args.kinds.split(","):
         began_s = time.monotonic()
@@ -179,13 +233,10 @@ def main() -> int:
             lost = True
             continue
         lost = lost or is_lost(kind, facts)
-        figures[kind] = facts
+        facts["run"] = _facts_of_run(args, kind, time.monotonic() - began_s)
+        if args.report:
+            report(kind, facts)
         print(f"   {facts}\n   {time.monotonic() - began_s:.0f} s", flush=True)
-    if args.report:
-        figures |= _facts_of_run(args)
-        FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
-        if all(kind in figures for kind in KINDS):
-            PAGE.write_text(page(figures))
     print("LOST" if lost else "nothing acknowledged was lost")
     return int(lost)
 

@@ -10,12 +10,13 @@ below, a healthy disk, and held to what was acknowledged.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,12 +51,12 @@ class Result:
 
 def run(
     folder: Path, seed: int, step: int = 1, kinds: tuple[tuple[str, str], ...] = KINDS,
-    say: Callable[[str], None] = lambda _text: None,
+    first: int = 1, say: Callable[[str], None] = lambda _text: None,
 ) -> Result:  # fmt: skip
-    """Every `step`-th operation of each kind, until one has no fault left to meet."""
+    """Every `step`-th operation of each kind from `first` on, until one has no fault to meet."""
     result = Result()
     for op, error in kinds:
-        for nth in _nths(step):
+        for nth in itertools.count(first, step):
             fault = Fault(op, nth, error, FOR_EVER if error == "ENOSPC" else 1)
             met = _one(folder, seed, fault, result)
             if result.lost is not None:
@@ -72,13 +73,6 @@ def run(
             result.control = number
             break
     return result
-
-
-def _nths(step: int) -> Iterator[int]:
-    nth = 1
-    while True:
-        yield nth
-        nth += step
 
 
 def _one(folder: Path, seed: int, fault: Fault, result: Result, lying: bool = False) -> bool:
@@ -118,7 +112,7 @@ def main() -> int:
     print(f"seed {args.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="failing.") as folder:
         result = run(
-            Path(folder), args.seed, args.step, KINDS, lambda text: print(text, flush=True)
+            Path(folder), args.seed, args.step, KINDS, 1, lambda text: print(text, flush=True)
         )
     print(result)
     return int(result.lost is not None or result.control is None)

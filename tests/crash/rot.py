@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import random
 import sys
 import tempfile
@@ -48,7 +49,7 @@ from tests.storage.builder import BLOCK, Driven, HeldWrite, Host, batch_of_size,
 
 PARTITIONS = 5
 JOURNAL_BYTES = 12 * BLOCK
-PADDING_ONE_IN = 61  # of the bytes that nobody reads
+PADDING_STEP = 61  # of the bytes that nobody reads
 NO_WRITE = HeldWrite(-1, memoryview(b""), 0, lambda _res: None)
 CONTROL_STEP = 20
 IMAGES = ("killed", "killed, both journals", "killed, no journal", "rewritten", "stopped")
@@ -84,21 +85,22 @@ class Image:
 
 
 def run(
-    folder: Path, seed: int, step: int = 1, images: tuple[str, ...] = IMAGES,
+    folder: Path, seed: int, step: int = 1, images: tuple[str, ...] = IMAGES, first: int = 1,
     say: Callable[[str], None] = lambda _text: None,
 ) -> Result:  # fmt: skip
-    """Flip a bit of every byte, or of one byte in `step`, until something is lost; then the
-    control."""
+    """Flip a bit of every `step`-th byte from the `first` one on, until something is lost; then
+    the control."""
     result, liar = Result(), Result()
-    _run(folder / "made", seed, step, images, say, result)
+    _run(folder / "made", seed, step, first, images, say, result)
     with mock.patch.object(cold_reader, "body_crc_holds", _holds):
-        _run(folder / "control", seed, CONTROL_STEP, images[-1:], lambda _text: None, liar)
+        _run(folder / "control", seed, CONTROL_STEP, 1, images[-1:], lambda _text: None, liar)
     result.control = sum(liar.flips.values()) if liar.lost is not None else None
     return result
 
 
 def _run(
-    folder: Path, seed: int, step: int, images: tuple[str, ...], say: Callable[[str], None],
+    folder: Path, seed: int, step: int, first: int, images: tuple[str, ...],
+    say: Callable[[str], None],
     result: Result,
 ) -> None:  # fmt: skip
     rng = random.Random(seed)
@@ -110,7 +112,7 @@ def _run(
         for number, name in enumerate(images):
             (folder / f"{number}").mkdir()
             image = asyncio.run(make_image(folder / f"{number}", name))
-            for file, pos in places(image, rng, step):
+            for file, pos in itertools.islice(places(image), first - 1, None, step):
                 restore(data, image.files)
                 asyncio.run(_flip_one(result, data, image, file, pos, 1 << rng.randrange(8)))
                 if result.lost is not None:
@@ -202,30 +204,28 @@ def newest_records(files: dict[str, bytes]) -> Iterator[tuple[str, int, int]]:
     return (place[1:] for place in journals or newest.values())
 
 
-def places(image: Image, rng: random.Random, one_in: int) -> Iterator[tuple[str, int]]:
-    """(file, position) of what is flipped; a position in a log start's name for that."""
+def places(image: Image) -> Iterator[tuple[str, int]]:
+    """(file, position) of every byte that is read, and of few of the zeros around them; a position
+    in a log start's name for that."""
     for name, data in sorted(image.files.items()):
         path = Path(name)
+        positions: Iterable[int] = range(len(data))
         if path.suffix == START_SUFFIX:
-            yield from ((name, pos) for pos in range(len(path.name)))
-            continue
-        if path.suffix in (SEGMENT_SUFFIX, journal_module.SUFFIX):
-            positions: Iterable[int] = _read_bytes(data, rng, one_in)
-        else:
-            positions = (pos for pos in range(len(data)) if not rng.randrange(one_in))
+            positions = range(len(path.name))
+        elif path.suffix in (SEGMENT_SUFFIX, journal_module.SUFFIX):
+            positions = _bytes_that_are_read(data)
         yield from ((name, pos) for pos in positions)
 
 
-def _read_bytes(data: bytes, rng: random.Random, one_in: int) -> Iterator[int]:
-    """Positions in a file of blocks: what a reader looks at, and few of the zeros around it."""
+def _bytes_that_are_read(data: bytes) -> Iterator[int]:
     for start in range(0, len(data), BLOCK):
         block = data[start : start + BLOCK]
         used = len(block.rstrip(b"\0"))
         if used:  # headers end in zeros that are read as well
             used = max(used, SEGMENT_HEADER_BYTES, RECORD_HEADER_BYTES)
-        for pos in range(start, start + len(block)):
-            if not rng.randrange(one_in if pos - start < used else one_in * PADDING_ONE_IN):
-                yield pos
+        for pos in range(len(block)):
+            if pos < used or not pos % PADDING_STEP:
+                yield start + pos
 
 
 def restore(directory: Path, files: dict[str, bytes]) -> None:
@@ -373,7 +373,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rot.", dir=where) as folder:
         images = tuple(args.images.split(";"))
         result = run(
-            Path(folder), args.seed, args.step, images, lambda text: print(text, flush=True)
+            Path(folder), args.seed, args.step, images, 1, lambda text: print(text, flush=True)
         )
     print(result)
     return int(result.lost is not None or result.control is None)
