@@ -1,0 +1,58 @@
+"""The figures of `make crash`: parts of a run add up, and the page hides no loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.crash.__main__ import added, is_lost, page
+
+
+def part(first: int, **facts: Any) -> dict[str, Any]:
+    run = {"step": 2, "seed": 7, "first": first, "seconds": 10, "when": "a day"}
+    run |= {"machine": "a machine", "commit": "0", "command": "make crash"}
+    return {"lost": None, "control": 3, "run": run, **facts}
+
+
+def figures() -> dict[str, Any]:
+    """Of a run in which nothing was lost."""
+    disk = {"cycles": 1000, "records": 5000, "lost": None}
+    kinds = {
+        "power": part(1, ext4=disk, xfs=disk | {"cycles": 200}, control=[2, 4]),
+        "points": part(1, points=50, records=70),
+        "failing": part(1, faults={"write EIO": 9}, records=80, offline=4, served=5),
+        "rot": part(1, flips={"wal": 30, "index": 4}, told=20, newest=2),
+    }
+    return {kind: added(None, facts) for kind, facts in kinds.items()}
+
+
+def test_parts_of_a_run_add_up() -> None:
+    first = added(None, part(1, points=10, faults={"a": 1}))
+    both = added(first, part(2, points=5, faults={"a": 2, "b": 3}, lost="something"))
+    assert (both["points"], both["faults"]) == (15, {"a": 3, "b": 3})
+    assert (both["lost"], both["control"]) == ("something", 3)
+    assert (both["run"]["firsts"], both["run"]["seconds"]) == ([1, 2], 20)
+
+
+def test_another_run_begins_anew() -> None:
+    first = added(None, part(1, points=10))
+    assert added(first, part(1, points=4))["points"] == 4
+    other_seed = part(2, points=4)
+    other_seed["run"]["seed"] = 8
+    assert added(first, other_seed)["points"] == 4
+
+
+def test_the_page_says_what_was_lost_and_what_was_left_out() -> None:
+    facts = figures()
+    assert "| power cut, xfs | 200 cycles (1 in 2) | 5,000 | 0 |" in page(facts)
+    assert "| bit rot | 34 flips (1 in 2) | all, after each | 0 |" in page(facts)
+    facts["points"]["lost"] = "offset 3"
+    assert "| SIGKILL | 50 system calls (1 in 2) | 70 | **offset 3** |" in page(facts)
+
+
+def test_a_control_that_is_not_found_out_is_no_success() -> None:
+    facts = figures()
+    assert not any(is_lost(kind, facts[kind]) for kind in facts)
+    facts["rot"]["control"] = None
+    facts["power"]["control"] = [2, None]
+    facts["points"]["lost"] = "offset 3"
+    assert [kind for kind in facts if is_lost(kind, facts[kind])] == ["power", "points", "rot"]
