@@ -46,6 +46,7 @@ SHARED_BYTES = 4096
 IN_FLIGHT = 4  # groups a partition
 RECORD = struct.Struct(">III")  # life, partition, number of the append in its life
 _SEEN = struct.Struct("<qqqq")  # acknowledged end, appended end, acknowledged start, asked start
+_SERVING_AT = SHARED_BYTES - 1
 SETTINGS = LogConfig(segment_bytes=256 << 10, retention_ms=-1)
 
 
@@ -117,6 +118,30 @@ class Shared:
         """(acknowledged end, appended end, acknowledged start, asked start)."""
         end, appended, start, asked = _SEEN.unpack_from(self._memory, partition * _SEEN.size)
         return end, appended, start, asked
+
+    @property
+    def serving(self) -> bool:
+        """Whether the life has opened its logs; until `begin`."""
+        return bool(self._memory[_SERVING_AT])
+
+    def begin(self) -> None:
+        """Another life begins."""
+        self._memory[_SERVING_AT] = 0
+
+    def serve(self) -> None:
+        """Its logs are open."""
+        self._memory[_SERVING_AT] = 1
+
+    def copy(self) -> bytes:
+        """All of it, as it is now."""
+        return bytes(self._memory)
+
+    def take_back(self, before: bytes) -> None:
+        """Forget what was acknowledged since `before` was copied, and not what was asked for."""
+        for partition in range(PARTITIONS):
+            end, _, start, _ = _SEEN.unpack_from(before, partition * _SEEN.size)
+            _, appended, _, asked = self.get(partition)
+            self.put(partition, end, appended, start, asked)
 
 
 @dataclass(slots=True)
@@ -245,6 +270,7 @@ async def live(
     """One life from the opening to a graceful stop. `lying`: what is appended is acknowledged at
     once, as the controls want it."""
     context, logs = await engine.open()
+    shared.serve()
     rng = random.Random(seed ^ life)
     tasks = [
         asyncio.ensure_future(_feed(log, i, shared, seed, life, appends, lying))
@@ -345,6 +371,7 @@ def start_life(
 ) -> int:  # fmt: skip
     """Fork the child; its process id. It ends with code 0 after a graceful stop, 1 where it could
     not open its logs, 2 where anything else went wrong. `before` is called in it first."""
+    shared.begin()
     pid = os.fork()
     if pid:
         return pid

@@ -11,6 +11,7 @@ import pytest
 
 from tests.crash import failing, points, power, rot
 from tests.crash.cut_disk import CutDisk, CutDiskUnavailable
+from tests.crash.engine import Shared
 from tests.crash.fuse_disk import FuseUnavailable
 
 Note = Callable[[str], None]
@@ -46,6 +47,15 @@ def test_power_cuts_of_the_engine_lose_nothing(
     assert result.lost is None
     assert result.cycles == cycles
     assert result.records > cycles
+
+
+def test_what_is_acknowledged_after_the_power_went_counts_for_nothing() -> None:
+    shared = Shared()
+    shared.put(1, 5, 9, 2, 2)
+    known = shared.copy()
+    shared.put(1, 7, 12, 3, 4)  # acknowledged up to 7, deleted up to 3, 4 is asked for
+    shared.take_back(known)
+    assert shared.get(1) == (5, 12, 2, 4)
 
 
 def test_an_engine_that_does_not_sync_loses_something_within_twenty_cuts(
