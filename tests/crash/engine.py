@@ -18,7 +18,7 @@ import struct
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kafka_protocol.record_batch import (
@@ -31,6 +31,7 @@ from kafka_protocol.record_batch import (
 )
 from storage.backend import Backend, open_disk
 from storage.committer import Committer
+from storage.compaction import CompactionConfig
 from storage.disk import alignment, open_segment
 from storage.errors import StorageError
 from storage.journal import open_journal, read_journals
@@ -41,13 +42,17 @@ from storage.record_buffer import RecordCache
 from storage.recycle import SegmentPool
 
 PARTITIONS = 6
+SETTINGS = LogConfig(segment_bytes=256 << 10, retention_ms=-1, retention_bytes=1 << 20)
 TOPIC_ID = bytes(range(16))
 SHARED_BYTES = 4096
 IN_FLIGHT = 4  # groups a partition
 RECORD = struct.Struct(">III")  # life, partition, number of the append in its life
 _SEEN = struct.Struct("<qqqq")  # acknowledged end, appended end, acknowledged start, asked start
+RETAINED = {0, 1}  # partitions whose oldest segments go by size; of others records are deleted
+COMPACTED = PARTITIONS - 1  # of this one the newest record of each key is kept
+KEYS = 16
+COMPACTION = CompactionConfig(SETTINGS.segment_bytes, dirty_ratio_min=0.0)
 _SERVING_AT = SHARED_BYTES - 1
-SETTINGS = LogConfig(segment_bytes=256 << 10, retention_ms=-1)
 
 
 class LastBatch:
@@ -70,6 +75,11 @@ class LastBatch:
     def replay(self, batch: BatchHeader) -> None:
         """See ProducerState."""
         self.next_offset = batch.last_offset + 1
+
+
+def settings_of(partition: int) -> LogConfig:
+    """What a partition's log is opened with."""
+    return replace(SETTINGS, deletes=partition in RETAINED)
 
 
 def state_of(log: Log) -> LastBatch:
@@ -132,17 +142,6 @@ class Shared:
         """Its logs are open."""
         self._memory[_SERVING_AT] = 1
 
-    def copy(self) -> bytes:
-        """All of it, as it is now."""
-        return bytes(self._memory)
-
-    def take_back(self, before: bytes) -> None:
-        """Forget what was acknowledged since `before` was copied, and not what was asked for."""
-        for partition in range(PARTITIONS):
-            end, _, start, _ = _SEEN.unpack_from(before, partition * _SEEN.size)
-            _, appended, _, asked = self.get(partition)
-            self.put(partition, end, appended, start, asked)
-
 
 @dataclass(slots=True)
 class Held:
@@ -163,11 +162,17 @@ class Lost(AssertionError):
     """An acknowledged record is not there, or something is there that nobody wrote."""
 
 
+def key_of(partition: int, number: int) -> bytes | None:
+    """The key of the record that this append writes."""
+    return b"%d" % (number * number % KEYS) if partition == COMPACTED else None
+
+
 def batch_for(seed: int, life: int, partition: int, number: int) -> bytes:
     """The batch of one record that this append writes: its size and bytes follow from its name."""
     rng = random.Random(seed << 64 ^ life << 40 ^ partition << 32 ^ number)
     size = rng.choice((20, 100, 700, 3000, 9000, 40_000)) if rng.random() < 0.9 else 150_000
-    return bytes(build_batch([(None, RECORD.pack(life, partition, number) + rng.randbytes(size))]))
+    value = RECORD.pack(life, partition, number) + rng.randbytes(size)
+    return bytes(build_batch([(key_of(partition, number), value)]))
 
 
 @dataclass(slots=True)
@@ -203,7 +208,7 @@ class Engine:
         journals = directory / "journal" / "0"
         context.journaled = await disk.run(read_journals, [journals], 10.0)
         wanted = [
-            Wanted(SETTINGS, directory / f"t-{i}", TOPIC_ID, i, LastBatch())
+            Wanted(settings_of(i), directory / f"t-{i}", TOPIC_ID, i, LastBatch())
             for i in range(PARTITIONS)
         ]
         opened = await open_logs(context, wanted, directory / "trash", lambda _id: False)
@@ -279,11 +284,14 @@ async def live(
     others = [
         asyncio.ensure_future(_disturb(logs, shared, rng)),
         asyncio.ensure_future(_rewrite(logs)),
+        asyncio.ensure_future(_compact(logs[COMPACTED])),
     ]
     await asyncio.gather(*tasks)
     for task in others:
         task.cancel()
-    await asyncio.wait(others)
+    for done in await asyncio.gather(*others, return_exceptions=True):
+        if isinstance(done, Exception):  # else it was cancelled
+            raise done
     await engine.close(context, logs)
 
 
@@ -338,7 +346,9 @@ async def _disturb(logs: list[Log], shared: Shared, rng: random.Random) -> None:
         log = logs[partition]
         low, high = log.log_start_offset, log.durable_offset
         try:
-            if rng.random() < 0.5 and high - low > 60:
+            if partition in RETAINED:
+                await _expire(log, shared, partition)
+            elif partition != COMPACTED and rng.random() < 0.5 and high - low > 60:
                 target = rng.randint(low, high)
                 end, appended, start, _ = shared.get(partition)
                 shared.put(partition, end, appended, start, target)
@@ -353,6 +363,16 @@ async def _disturb(logs: list[Log], shared: Shared, rng: random.Random) -> None:
             return
 
 
+async def _expire(log: Log, shared: Shared, partition: int) -> None:
+    """Delete old segments by size."""
+    end, appended, start, _ = shared.get(partition)
+    shared.put(partition, end, appended, start, log.log_end_offset)
+    await log.enforce_retention(log.log_end_offset)
+    end, appended, _, _ = shared.get(partition)
+    start = log.log_start_offset
+    shared.put(partition, end, appended, start, start)
+
+
 async def _rewrite(logs: list[Log]) -> None:
     """Replace sealed segments by dense ones, as a shard does in its spare time."""
     while True:
@@ -363,6 +383,15 @@ async def _rewrite(logs: list[Log]) -> None:
             except StorageError:
                 if log.failed is None:
                     raise
+
+
+async def _compact(log: Log) -> None:
+    """Likewise by such as have the newest record of each key."""
+    while True:
+        await asyncio.sleep(0.002)
+        found = await log.compactor.cleanable(COMPACTION)
+        if found.due and log.rewriter.may_try:
+            await log.compactor.compact(found, COMPACTION, [])
 
 
 def start_life(
@@ -401,13 +430,16 @@ class Ledger:
         self.held = [Held() for _ in range(PARTITIONS)]
         self.records = 0  # acknowledged ones that were read back, again and again
         self.unacknowledged = 0  # that were there all the same
+        self.compacted = 0  # that were not there, and a newer one of their keys was
 
-    def judge(self, engine: Engine, shared: Shared, life: int) -> None:
+    def judge(self, engine: Engine, shared: Shared, life: int, gracefully: bool = True) -> None:
         """Recover, read everything, and take over what is there for the next life.
-        Raises Lost, or what the opening raises."""
-        asyncio.run(self._judge(engine, shared, life))
 
-    async def _judge(self, engine: Engine, shared: Shared, life: int) -> None:
+        `gracefully`: as the broker stops; else the next life finds what recovery left.
+        Raises Lost, or what the opening raises."""
+        asyncio.run(self._judge(engine, shared, life, gracefully))
+
+    async def _judge(self, engine: Engine, shared: Shared, life: int, gracefully: bool) -> None:
         context, logs = await engine.open()
         try:
             for partition, log in enumerate(logs):
@@ -415,7 +447,7 @@ class Ledger:
         except BaseException:
             await engine.abandon(context, logs)
             raise
-        await engine.close(context, logs)
+        await (engine.close if gracefully else engine.abandon)(context, logs)
 
     async def _judge_one(self, log: Log, partition: int, shared: Shared, life: int) -> None:
         held = self.held[partition]
@@ -441,18 +473,32 @@ class Ledger:
             held.runs.append((held.end, life, 0))
         self.unacknowledged += log.log_end_offset - acknowledged
         held.end, held.start = log.log_end_offset, log.log_start_offset
-        offset = held.start
+        offset = expected = held.start
+        newest: dict[bytes | None, int] = {}
+        gone: list[int] = []
         while offset < held.end:
             slices, next_offset = await log.read(offset, held.end, 1 << 20)
             for part in slices:
                 for pos, batch in iter_batches(part, 0, len(part)):
-                    self._compare(held, partition, part[pos : pos + batch.size_bytes], batch)
+                    data = part[pos : pos + batch.size_bytes]
+                    if batch.record_count:  # else compaction has kept the batch, and not its record
+                        newest[self._compare(held, partition, data, batch)] = batch.base_offset
+                        gone += range(expected, batch.base_offset)
+                        expected = batch.last_offset + 1
             if next_offset <= offset:
-                raise Lost(f"{where}: a hole at offset {offset}")
+                raise Lost(f"{where}: nothing is read at offset {offset}")
             offset = next_offset
+        for offset in [*gone, *range(expected, held.end)]:
+            key = key_of(partition, held.writer_of(offset)[1])
+            if partition != COMPACTED or newest.get(key, -1) < offset:
+                raise Lost(f"{where}: a hole at offset {offset}")
+        self.compacted += len(gone)
         shared.put(partition, held.end, held.end, held.start, held.start)
 
-    def _compare(self, held: Held, partition: int, data: memoryview, batch: BatchHeader) -> None:
+    def _compare(
+        self, held: Held, partition: int, data: memoryview, batch: BatchHeader
+    ) -> bytes | None:
+        """Hold a batch to what was written there; its key."""
         if not verify_crc(data, 0, batch.size_bytes, batch.crc):
             raise Lost(f"the batch at offset {batch.base_offset} has another CRC")
         life, number = held.writer_of(batch.base_offset)
@@ -467,6 +513,7 @@ class Ledger:
         if bytes(data[61:]) != expected[61:]:
             raise Lost(f"offset {batch.base_offset} has other bytes than were written")
         self.records += 1
+        return record.key
 
 
 def end_child(pid: int) -> int:

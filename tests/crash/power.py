@@ -41,6 +41,7 @@ class Result:
     cycles: int = 0
     records: int = 0  # read back and compared
     unacknowledged: int = 0  # that the cut left, whole
+    compacted: int = 0  # that were looked for and found to be superseded
     torn: int = 0  # tails that recovery cut
     ended_s: float = 0.0
     lost: str | None = None
@@ -64,28 +65,27 @@ def run(
         if life and life % FRESH_EVERY == 0:
             shutil.rmtree(engine.directory)
             engine, ledger, shared = _fresh(disk, seed + life)
-        before = ledger.records, ledger.unacknowledged
+        before = ledger.records, ledger.unacknowledged, ledger.compacted
         if not lying:
             engine.backend = rng.choice(BACKENDS)
         pid = start_life(engine, shared, ledger.seed, life, APPENDS, lie if lying else _honest)
         _wait_for_moment(shared, pid, rng)
-        known = shared.copy()
+        shared.hold_to_this()
         disk.cut_power()
         end_child(pid)
-        # A machine without power answers nobody. XFS that shuts down under a running one reports
-        # writes as synced that were on their way, and are lost (seen on Linux 6.18).
-        shared.take_back(known)
         disk.restore()
         result.cycles += 1
         engine.reported.clear()
         try:
-            ledger.judge(engine, shared, life)
+            ledger.judge(engine, shared, life, gracefully=rng.random() < 0.5)
+            shared.forget_promises()
         except (Lost, StorageError) as error:
             result.lost = str(error)
             break
         finally:
             result.records += ledger.records - before[0]
             result.unacknowledged += ledger.unacknowledged - before[1]
+            result.compacted += ledger.compacted - before[2]
             result.torn += sum("torn tail" in text for text in engine.reported)
             result.ended_s = time.perf_counter() - began_s
         if time.perf_counter() - told_s > 5:

@@ -112,7 +112,7 @@ def _run(
         for number, name in enumerate(images):
             (folder / f"{number}").mkdir()
             image = asyncio.run(make_image(folder / f"{number}", name))
-            for file, pos in itertools.islice(places(image), first - 1, None, step):
+            for file, pos in places(image, first, step):
                 restore(data, image.files)
                 asyncio.run(_flip_one(result, data, image, file, pos, 1 << rng.randrange(8)))
                 if result.lost is not None:
@@ -204,9 +204,9 @@ def newest_records(files: dict[str, bytes]) -> Iterator[tuple[str, int, int]]:
     return (place[1:] for place in journals or newest.values())
 
 
-def places(image: Image) -> Iterator[tuple[str, int]]:
+def places(image: Image, first: int = 1, step: int = 1) -> Iterator[tuple[str, int]]:
     """(file, position) of every byte that is read, and of few of the zeros around them; a position
-    in a log start's name for that."""
+    in a log start's name for that. Of each file every `step`-th from the `first` one on."""
     for name, data in sorted(image.files.items()):
         path = Path(name)
         positions: Iterable[int] = range(len(data))
@@ -214,7 +214,7 @@ def places(image: Image) -> Iterator[tuple[str, int]]:
             positions = range(len(path.name))
         elif path.suffix in (SEGMENT_SUFFIX, journal_module.SUFFIX):
             positions = _bytes_that_are_read(data)
-        yield from ((name, pos) for pos in positions)
+        yield from ((name, pos) for pos in itertools.islice(positions, first - 1, None, step))
 
 
 def _bytes_that_are_read(data: bytes) -> Iterator[int]:

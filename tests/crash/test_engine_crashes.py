@@ -52,10 +52,12 @@ def test_power_cuts_of_the_engine_lose_nothing(
 def test_what_is_acknowledged_after_the_power_went_counts_for_nothing() -> None:
     shared = Shared()
     shared.put(1, 5, 9, 2, 2)
-    known = shared.copy()
+    shared.hold_to_this()
     shared.put(1, 7, 12, 3, 4)  # acknowledged up to 7, deleted up to 3, 4 is asked for
-    shared.take_back(known)
-    assert shared.get(1) == (5, 12, 2, 4)
+    assert shared.promised(1) == (5, 2)
+    assert shared.get(1) == (7, 12, 3, 4)
+    shared.forget_promises()
+    assert shared.promised(1) == (7, 3)
 
 
 def test_an_engine_that_does_not_sync_loses_something_within_twenty_cuts(
