@@ -26,9 +26,11 @@ def figures() -> dict[str, Any]:
 
 
 def test_parts_of_a_run_add_up() -> None:
-    first = added(None, part(1, points=10, faults={"a": 1}))
-    both = added(first, part(2, points=5, faults={"a": 2, "b": 3}, lost="something"))
+    first = added(None, part(1, points=10, faults={"a": 1}, ended_s=1.5))
+    other = part(2, points=5, faults={"a": 2, "b": 3}, ended_s=2.0, lost="something")
+    both = added(first, other)
     assert (both["points"], both["faults"]) == (15, {"a": 3, "b": 3})
+    assert both["ended_s"] == 3.5
     assert (both["lost"], both["control"]) == ("something", 3)
     assert (both["run"]["firsts"], both["run"]["seconds"]) == ([1, 2], 20)
 
