@@ -185,7 +185,7 @@ def added(old: Facts | None, new: Facts) -> Facts:
 def _sum(one: Any, other: Any) -> Any:
     """Numbers add up; of what was lost the first counts."""
     if isinstance(one, dict):
-        return {key: one.get(key, 0) + other.get(key, 0) for key in one | other}
+        return {key: _sum(one.get(key), other.get(key)) for key in one | other}
     if isinstance(one, int | float) and isinstance(other, int | float):
         return one + other
     return one if one is not None else other

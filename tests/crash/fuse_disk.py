@@ -6,7 +6,8 @@ Every operation is passed through to DIRECTORY but the ones of FAULT, a JSON obj
 times, path}: from the nth `op` on, counted over all files whose path fits `path`, `times` of them
 fail with `error` (a name of errno), or with error "short" write half of what they were given.
 DIRECTORY is what a healthy disk would hold: everything that was answered without an error, and
-nothing else.
+nothing else. A sync of a file that fails drops what was written to it since its last good one, and
+the next sync has nothing to complain of, as Linux does it.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class FuseDisk:
         return self._process.poll() is not None
 
 
-class _PassThrough:
+class PassThrough:
     """The kernel's words to the backing directory's files, but for the fault."""
 
     use_ns = True
@@ -107,6 +108,8 @@ class _PassThrough:
         self._fault = fault
         self._refuse = refuse
         self._count = 0  # of the fault's operation
+        # By inode what was there before each write since the last sync: (size, position, bytes).
+        self._unsynced: dict[int, list[tuple[int, int, bytes]]] = {}
 
     def _meet(self, op: str, path: str) -> bool:
         """Count an operation; raise where it fails. Returns whether it is to be cut short."""
@@ -160,11 +163,21 @@ class _PassThrough:
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
         """pwrite."""
         short = self._meet("write", path)
+        status = os.fstat(fh)
+        before = status.st_size, offset, os.pread(fh, len(data), offset)
+        self._unsynced.setdefault(status.st_ino, []).append(before)
         return os.pwrite(fh, data[: len(data) // 2] if short else data, offset)
 
     def fsync(self, path: str, datasync: int, fh: int) -> int:
         """fsync."""
-        self._meet("fsync", path)
+        writes = self._unsynced.pop(os.fstat(fh).st_ino, [])
+        try:
+            self._meet("fsync", path)
+        except Exception:
+            for size, pos, data in reversed(writes):
+                os.pwrite(fh, data, pos)
+                os.ftruncate(fh, size)
+            raise
         os.fsync(fh)
         return 0
 
@@ -232,7 +245,7 @@ def main() -> None:
     facts = json.loads(text)
     fault = Fault(**facts) if facts else None
 
-    class Operations(_PassThrough, mfusepy.Operations):  # type: ignore[misc]
+    class Operations(PassThrough, mfusepy.Operations):  # type: ignore[misc]
         """What mfusepy looks for, and what it does with operations that are not there."""
 
     operations = Operations(backing, fault, mfusepy.FuseOSError)

@@ -12,7 +12,7 @@ import pytest
 from tests.crash import failing, points, power, rot
 from tests.crash.cut_disk import CutDisk, CutDiskUnavailable
 from tests.crash.engine import Shared
-from tests.crash.fuse_disk import FuseUnavailable
+from tests.crash.fuse_disk import Fault, FuseUnavailable, PassThrough
 
 Note = Callable[[str], None]
 
@@ -83,6 +83,21 @@ def test_a_kill_at_system_calls_loses_nothing(in_memory: Path, note: Note) -> No
     assert result.lost is None
     assert result.points >= 15
     assert result.control is not None, "acknowledging early is not found out"
+
+
+def test_a_sync_that_fails_drops_what_was_written_since_the_last_one(tmp_path: Path) -> None:
+    fault = Fault("fsync", 2, "EIO")
+    below = PassThrough(str(tmp_path), fault, lambda code: OSError(code, "refused"))
+    fh = below.create("/a", 0o644)
+    below.write("/a", b"synced", 0, fh)
+    below.fsync("/a", 0, fh)
+    below.write("/a", b"lost", 2, fh)
+    below.write("/a", b" and longer", 6, fh)
+    with pytest.raises(OSError, match="refused"):
+        below.fsync("/a", 0, fh)
+    below.fsync("/a", 0, fh)
+    below.release("/a", fh)
+    assert (tmp_path / "a").read_bytes() == b"synced"
 
 
 def test_a_disk_that_fails_takes_nothing_with_it(tmp_path: Path, note: Note) -> None:

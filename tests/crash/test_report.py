@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.crash.__main__ import added, is_lost, page
+from tests.crash.__main__ import _sum, added, is_lost, page
 
 
 def part(first: int, **facts: Any) -> dict[str, Any]:
@@ -27,6 +27,9 @@ def figures() -> dict[str, Any]:
 
 def test_parts_of_a_run_add_up() -> None:
     first = added(None, part(1, points=10, faults={"a": 1}, ended_s=1.5))
+    disk = {"cycles": 2, "lost": None}
+    cuts = _sum(disk, disk | {"lost": "a record"})
+    assert cuts == {"cycles": 4, "lost": "a record"}
     other = part(2, points=5, faults={"a": 2, "b": 3}, ended_s=2.0, lost="something")
     both = added(first, other)
     assert (both["points"], both["faults"]) == (15, {"a": 3, "b": 3})
