@@ -11,23 +11,23 @@ recovered and held to what was acknowledged.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from storage.disk import BlockingPool
 from storage.errors import StorageError
 from storage.threaded import ThreadQueue
-from tests.clients.broker import ROOT
-from tests.crash.engine import Engine, Ledger, Lost, Shared, live
+from tests.clients.broker import runs, wait_until
+from tests.crash.engine import Engine, Ledger, Lost, Shared, end_child, start_life
 
 CALLS = (
     *("pwritev2", "fsync", "rename", "fallocate", "pwrite64", "ftruncate", "unlink", "mkdir"),
@@ -109,21 +109,27 @@ def _copy(place: Path) -> Path:
 
 def _kill_at(place: Path, seed: int, life: int, call: str, point: int, lying: bool = False) -> bool:
     """Have a child live, and die at its n-th call; whether it came to that."""
-    facts = json.dumps({"place": str(place), "seed": seed, "life": life, "lying": lying})
-    child = [sys.executable, "-m", "tests.crash.points", "--child", facts]
-    trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]
+    engine, shared = Engine(place / "data", "threads"), Shared(place / "shared")
+    pid = start_life(engine, shared, seed, life, APPENDS, _be_traced, lying)
+    os.waitpid(pid, os.WUNTRACED)  # it has stopped itself
+    trace = ["strace", "-o", "/dev/null", "-e", f"trace={call}", "-p", str(pid)]
     trace += ["-e", f"inject={call}:signal=SIGKILL:when={point}"]
-    done = subprocess.run(
-        [*trace, *child], cwd=ROOT, capture_output=True, timeout=ENDS_S_MAX, text=True, check=False
-    )
-    if done.returncode in (-9, 137):
-        return True
-    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
-    return False
+    with subprocess.Popen(trace, stderr=subprocess.PIPE, text=True) as strace:
+        assert strace.stderr is not None
+        try:
+            said = strace.stderr.readline()
+            assert "attached" in said, f"strace: {said}"
+            os.kill(pid, signal.SIGCONT)
+            wait_until(lambda: not runs(pid), "the life is over", ENDS_S_MAX)
+        finally:
+            code = end_child(pid)
+    assert code in (0, -signal.SIGKILL), f"the life ended with code {code}"
+    return code != 0
 
 
-def _be_child(facts: dict[str, Any]) -> None:
-    """One life, in one thread: strace counts each thread's calls for itself."""
+def _be_traced() -> None:
+    """Have everything in one thread, since strace counts each thread's calls for itself, and wait
+    for strace."""
 
     async def run_here(_pool: BlockingPool, fn: Callable[..., T], *args: object) -> T:
         return fn(*args)
@@ -138,9 +144,7 @@ def _be_child(facts: dict[str, Any]) -> None:
 
     BlockingPool.run = run_here  # type: ignore[method-assign,assignment]
     ThreadQueue.submit = submit_here  # type: ignore[method-assign]
-    place = Path(facts["place"])
-    engine, shared = Engine(place / "data", "threads"), Shared(place / "shared")
-    asyncio.run(live(engine, shared, facts["seed"], facts["life"], APPENDS, facts["lying"]))
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def main() -> int:
@@ -148,11 +152,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--step", type=int, default=1)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
-    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.child is not None:
-        _be_child(args.child)
-        return 0
     print(f"seed {args.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="points.") as folder:
         result = run(Path(folder), args.seed, args.step, 1, lambda text: print(text, flush=True))
