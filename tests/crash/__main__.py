@@ -16,34 +16,30 @@ code 1 where anything was lost, or where a control lost nothing.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from tests.clients.broker import ROOT
 from tests.crash import failing, points, power, rot
 from tests.crash.cut_disk import CutDisk, CutDiskUnavailable
-from tests.crash.engine import PARTITIONS
 from tests.crash.fuse_disk import FuseUnavailable
+from tests.crash.report import (
+    CONTROL_CYCLES,
+    CONTROLS,
+    KINDS,
+    Facts,
+    facts_of_run,
+    is_lost,
+    report,
+    write_page,
+)
 
-KINDS = ("power", "points", "failing", "rot")
-PAGE = ROOT / "docs" / "DURABILITY.md"
-TEMPLATE = Path(__file__).parent / "durability.md"
-FIGURES = Path(__file__).parent / "figures.json"
-CONTROLS = 5
-CONTROL_CYCLES = 20
 SEEDS_OF_PART = 100_000
 
-Facts = dict[str, Any]
 Say = Callable[[str], None]
 
 
@@ -100,120 +96,6 @@ RUNS: dict[str, Callable[[argparse.Namespace, Say], Facts]] = {
 }
 
 
-def is_lost(kind: str, facts: Facts) -> bool:
-    """Whether anything acknowledged was lost, or a control was not found out."""
-    if kind == "power":
-        lost = [facts[name]["lost"] for name in ("ext4", "xfs")]
-        return any(lost) or None in facts["control"]
-    return facts["lost"] is not None or facts["control"] is None
-
-
-def page(figures: Facts) -> str:
-    """docs/DURABILITY.md."""
-    power_facts, killed = figures["power"], figures["points"]
-    failed, rotten = figures["failing"], figures["rot"]
-    faults, flips = sum(failed["faults"].values()), sum(rotten["flips"].values())
-    table = [
-        (
-            f"power cut, {name}",
-            f"{power_facts[name]['cycles']:,} cycles",
-            power_facts[name],
-            "power",
-        )
-        for name in ("ext4", "xfs")
-    ]
-    table += [
-        ("SIGKILL", f"{killed['points']:,} system calls", killed, "points"),
-        ("failing disk", f"{faults:,} faults", failed, "failing"),
-        ("bit rot", f"{flips:,} flips", rotten, "rot"),
-    ]
-    rows = []
-    for what, how_often, facts, kind in table:
-        records = f"{facts['records']:,}" if "records" in facts else "all, after each"
-        rows.append(f"| {what} | {how_often}{_part(figures[kind])} | {records} | {_lost(facts)} |")
-    runs = [
-        f"- `{figures[kind]['run']['command']}`: {figures[kind]['run']['seconds']:,} s, "
-        f"{figures[kind]['run']['when']}, {figures[kind]['run']['machine']}"
-        for kind in KINDS
-    ]
-    return TEMPLATE.read_text().format(
-        rows="\n".join(rows), runs="\n".join(runs),
-        control=", ".join(map(str, power_facts["control"])),
-        kinds=", ".join(f"{name} {count:,}" for name, count in failed["faults"].items()),
-        files=", ".join(f"{name} {count:,}" for name, count in rotten["flips"].items()),
-        partitions=PARTITIONS, control_cycles=CONTROL_CYCLES, controls=CONTROLS,
-        points_control=killed["control"], failing_control=failed["control"],
-        rot_control=rotten["control"], offline=failed["offline"], served=failed["served"],
-        told=rotten["told"], newest=rotten["newest"],
-    )  # fmt: skip
-
-
-def report(kind: str, facts: Facts) -> None:
-    """Write the figures of a kind down, and the page where no kind is missing."""
-    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
-    figures[kind] = added(figures.get(kind), facts)
-    FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
-    if all(kind in figures for kind in KINDS):
-        PAGE.write_text(page(figures))
-
-
-def _part(facts: Facts) -> str:
-    """What a run that did not take every point or byte says of that."""
-    run = facts["run"]
-    return "" if len(run["firsts"]) == run["step"] else f" ({len(run['firsts'])} in {run['step']})"
-
-
-def _lost(facts: Facts) -> str:
-    return "0" if facts["lost"] is None else f"**{facts['lost']}**"
-
-
-def added(old: Facts | None, new: Facts) -> Facts:
-    """The figures of a kind, with those of other parts of the same run."""
-    if old is None or new["run"]["first"] in old["run"]["firsts"]:
-        old = None
-    if old is None or any(old["run"][name] != new["run"][name] for name in ("step", "seed")):
-        return new | {"run": new["run"] | {"firsts": [new["run"]["first"]]}}
-    found = {name: _sum(old[name], new[name]) for name in new if name not in ("run", "control")}
-    found["control"] = old["control"] if old["control"] is not None else new["control"]
-    both = {
-        "firsts": [*old["run"]["firsts"], new["run"]["first"]],
-        "seconds": old["run"]["seconds"] + new["run"]["seconds"],
-    }
-    return found | {"run": new["run"] | both}
-
-
-def _sum(one: Any, other: Any) -> Any:
-    """Numbers add up; of what was lost the first counts."""
-    if isinstance(one, dict):
-        return {key: _sum(one.get(key), other.get(key)) for key in one | other}
-    if isinstance(one, int | float) and isinstance(other, int | float):
-        return one + other
-    return one if one is not None else other
-
-
-def _facts_of_run(args: argparse.Namespace, kind: str, seconds: float) -> Facts:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    machine = (
-        f"Linux {platform.release()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    )
-    return {
-        "when": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": machine,
-        "commit": commit.stdout.strip() or "unknown",
-        "seed": args.seed,
-        "step": args.step,
-        "first": args.first,
-        "seconds": round(seconds),
-        "command": f"make crash ARGS='--kinds {kind} --cycles {args.cycles} --seed {args.seed}'",
-    }
-
-
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(
@@ -233,7 +115,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
     parser.add_argument("--directory", type=Path, help="where the disks are made")
     parser.add_argument("--report", action="store_true", help="write docs/DURABILITY.md")
+    parser.add_argument(
+        "--page", action="store_true", help="run nothing: docs/DURABILITY.md from known figures"
+    )
     args = parser.parse_args()
+    if args.page:
+        write_page()
+        return 0
     print(f"seed {args.seed}", flush=True)
     lost = False
     for kind in args.kinds.split(","):
@@ -246,7 +134,7 @@ def main() -> int:
             lost = True
             continue
         lost = lost or is_lost(kind, facts)
-        facts["run"] = _facts_of_run(args, kind, time.monotonic() - began_s)
+        facts["run"] = facts_of_run(args, time.monotonic() - began_s)
         if args.report:
             report(kind, facts)
         print(f"   {facts}\n   {time.monotonic() - began_s:.0f} s", flush=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from tests.crash.__main__ import _sum, added, is_lost, page
+from tests.crash.report import FIGURES, PAGE, _sum, added, is_lost, page
 
 
 def part(first: int, **facts: Any) -> dict[str, Any]:
     run = {"step": 2, "seed": 7, "first": first, "seconds": 10, "when": "a day"}
-    run |= {"machine": "a machine", "commit": "0", "command": "make crash"}
+    run |= {"machine": "a machine", "trees": [f"storage {first}"], "cycles": 1000}
     return {"lost": None, "control": 3, "run": run, **facts}
 
 
@@ -35,6 +36,8 @@ def test_parts_of_a_run_add_up() -> None:
     assert (both["points"], both["faults"]) == (15, {"a": 3, "b": 3})
     assert both["ended_s"] == 3.5
     assert (both["lost"], both["control"]) == ("something", 3)
+    assert both["run"]["trees"] == ["storage 1", "storage 2"]
+    assert added(added(None, part(2, control=[])), part(1, control=[4]))["control"] == [4]
     assert (both["run"]["firsts"], both["run"]["seconds"]) == ([1, 2], 20)
 
 
@@ -50,6 +53,10 @@ def test_the_page_says_what_was_lost_and_what_was_left_out() -> None:
     facts = figures()
     assert "| power cut, xfs | 200 cycles (1 in 2) | 5,000 | 0 |" in page(facts)
     assert "| bit rot | 34 flips (1 in 2) | all, after each | 0 |" in page(facts)
+    how = (
+        "ARGS='--kinds rot --seed 7 --step 2 --first N'`, N = 1: 10 s, a day, a machine, storage 1"
+    )
+    assert how in page(facts)
     facts["points"]["lost"] = "offset 3"
     assert "| SIGKILL | 50 system calls (1 in 2) | 70 | **offset 3** |" in page(facts)
 
@@ -61,3 +68,9 @@ def test_a_control_that_is_not_found_out_is_no_success() -> None:
     facts["power"]["control"] = [2, None]
     facts["points"]["lost"] = "offset 3"
     assert [kind for kind in facts if is_lost(kind, facts[kind])] == ["power", "points", "rot"]
+
+
+def test_the_page_is_that_of_the_figures_and_nothing_was_lost() -> None:
+    kept = json.loads(FIGURES.read_text())
+    assert PAGE.read_text() == page(kept), "run: make crash ARGS=--page"
+    assert not any(is_lost(kind, facts) for kind, facts in kept.items())
