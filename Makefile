@@ -47,7 +47,7 @@ soak: $(VENV)/.dev ## real clients on 4 shards under kill -9 for 5 minutes: ARGS
 groups: $(VENV)/.dev ## consumer groups of every client whose members and shards die, for 5 minutes: ARGS='--seed 7'
 	$(BIN)/python -m tests.groups_load $(ARGS)
 
-crash: $(VENV)/.dev ## power cuts, kills at system calls, failing disks, bit rot, in full, about an hour: ARGS='--kinds power --cycles 50'
+crash: $(VENV)/.dev ## power cuts, kills at system calls, failing disks, bit rot, whole brokers, in full, about an hour: ARGS='--kinds power --cycles 50'
 	$(BIN)/python -m tests.crash $(ARGS)
 
 sim: $(VENV)/.dev ## the storage engine on a simulated disk that fails and crashes, for 5 minutes: ARGS='--seeds 1000:2000', '--seed 7'

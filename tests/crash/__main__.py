@@ -1,6 +1,6 @@
 """All crash tests in full, and their report.
 
-    python -m tests.crash [--kinds power,points,failing,rot] [--seed N] [--report]
+    python -m tests.crash [--kinds power,points,failing,rot,broker] [--seed N] [--report]
     python -m tests.crash --kinds points --step 4 --first 1 --report    # and 2, 3, 4: in four parts
     make crash ARGS='--kinds power --cycles 50'
 
@@ -8,6 +8,8 @@ power    the power fails under load on ext4 and XFS (power.py), and without sync
 points   SIGKILL at every system call that changes a file (points.py)
 failing  EIO, ENOSPC and short writes at every operation (failing.py)
 rot      a flipped bit in every byte (rot.py)
+broker   kill -9 and power cuts of whole brokers under a client (whole_broker.py), a tenth of the
+         cycles each
 
 With --report the figures go to docs/DURABILITY.md; parts of the same step and seed add up. Exit
 code 1 where anything was lost, or where a control lost nothing.
@@ -24,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.crash import failing, points, power, rot
+from tests.crash import failing, points, power, rot, whole_broker
 from tests.crash.cut_disk import CutDisk, CutDiskUnavailable
 from tests.crash.fuse_disk import FuseUnavailable
 from tests.crash.report import (
@@ -88,11 +90,26 @@ def flip_bits(args: argparse.Namespace, say: Say) -> Facts:
         return asdict(rot.run(Path(folder), args.seed, args.step, first=args.first, say=say))
 
 
+def crash_brokers(args: argparse.Namespace, say: Say) -> Facts:
+    """Kills and power cuts, or a part of their cycles; then the controls."""
+    number, parts = args.first - 1, args.step
+    seed = args.seed + number * SEEDS_OF_PART
+    share = (max(args.cycles // 10, 1) + parts - 1 - number) // parts
+    facts: Facts = {"control": []}
+    with tempfile.TemporaryDirectory(prefix="broker.", dir=args.directory) as folder:
+        for kind, cuts in (("killed", False), ("cut", True)):
+            facts[kind] = asdict(whole_broker.run(Path(folder), seed, share, cuts, say))
+            if not number:
+                facts["control"].append(whole_broker.control(Path(folder), seed, cuts))
+    return facts
+
+
 RUNS: dict[str, Callable[[argparse.Namespace, Say], Facts]] = {
     "power": cut_power,
     "points": kill_at_points,
     "failing": fail_operations,
     "rot": flip_bits,
+    "broker": crash_brokers,
 }
 
 
@@ -134,7 +151,7 @@ def main() -> int:
             lost = True
             continue
         lost = lost or is_lost(kind, facts)
-        facts["run"] = facts_of_run(args, time.monotonic() - began_s)
+        facts["run"] = facts_of_run(args, kind, time.monotonic() - began_s)
         if args.report:
             report(kind, facts)
         print(f"   {facts}\n   {time.monotonic() - began_s:.0f} s", flush=True)

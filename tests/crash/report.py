@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.clients.broker import ROOT
+from tests.crash.cycles import CYCLES
 from tests.crash.engine import PARTITIONS
 
-KINDS = ("power", "points", "failing", "rot")
+KINDS = ("power", "points", "failing", "rot", "broker")
+PAIRS = {"power": ("ext4", "xfs"), "broker": ("killed", "cut")}  # kinds that are two
+CODE = {"broker": ("storage", "rpk_py")}  # under test, else storage alone
+BY_CYCLES = ("power", "broker")
 PAGE = ROOT / "docs" / "DURABILITY.md"
 TEMPLATE = Path(__file__).parent / "durability.md"
 FIGURES = Path(__file__).parent / "figures.json"
@@ -26,8 +30,8 @@ Facts = dict[str, Any]
 
 def is_lost(kind: str, facts: Facts) -> bool:
     """Whether anything acknowledged was lost, or a control was not found out."""
-    if kind == "power":
-        lost = [facts[name]["lost"] for name in ("ext4", "xfs")]
+    if kind in PAIRS:
+        lost = [facts[name]["lost"] for name in PAIRS[kind]]
         return any(lost) or None in facts["control"]
     return facts["lost"] is not None or facts["control"] is None
 
@@ -35,7 +39,7 @@ def is_lost(kind: str, facts: Facts) -> bool:
 def page(figures: Facts) -> str:
     """docs/DURABILITY.md."""
     power_facts, killed = figures["power"], figures["points"]
-    failed, rotten = figures["failing"], figures["rot"]
+    failed, rotten, brokers = figures["failing"], figures["rot"], figures["broker"]
     faults, flips = sum(failed["faults"].values()), sum(rotten["flips"].values())
     table = [
         (
@@ -50,6 +54,13 @@ def page(figures: Facts) -> str:
         ("SIGKILL", f"{killed['points']:,} system calls", killed, "points"),
         ("failing disk", f"{faults:,} faults", failed, "failing"),
         ("bit rot", f"{flips:,} flips", rotten, "rot"),
+        (
+            "kill -9 of a broker",
+            f"{brokers['killed']['cycles']:,} cycles",
+            brokers["killed"],
+            "broker",
+        ),
+        ("power cut of a broker", f"{brokers['cut']['cycles']:,} cycles", brokers["cut"], "broker"),
     ]
     rows = []
     for what, how_often, facts, kind in table:
@@ -64,6 +75,9 @@ def page(figures: Facts) -> str:
         partitions=PARTITIONS, control_cycles=CONTROL_CYCLES, controls=CONTROLS,
         points_control=killed["control"], failing_control=failed["control"],
         rot_control=rotten["control"], offline=failed["offline"], served=failed["served"],
+        broker_cycles=CYCLES, broker_control=" and ".join(map(str, brokers["control"])),
+        rolling=sum(brokers[name]["aimed"]["roll"] for name in PAIRS["broker"]),
+        saving=sum(brokers[name]["aimed"]["checkpoint"] for name in PAIRS["broker"]),
         told=rotten["told"], newest=rotten["newest"],
     )  # fmt: skip
 
@@ -86,12 +100,14 @@ def write_page() -> None:
 def _how(kind: str, run: Facts) -> str:
     """The line that says how a run was made, on what, of which code."""
     words = f"--kinds {kind} --seed {run['seed']}"
-    if kind == "power":
+    if kind in BY_CYCLES:
         words += f" --cycles {run['cycles']}"
     parts = ""
     if run["step"] > 1:
         words += f" --step {run['step']} --first N"
-        parts = f", N = {', '.join(map(str, sorted(run['firsts'])))}"
+        firsts, every = sorted(run["firsts"]), list(range(1, run["step"] + 1))
+        parts = f"1 to {len(every)}" if firsts == every else ", ".join(map(str, firsts))
+        parts = f", N = {parts}"
     command = f"`make crash ARGS='{words}'`{parts}"
     facts = f"{run['seconds']:,} s, {run['when']}, {run['machine']}, {', '.join(run['trees'])}"
     return f"- {command}: {facts}"
@@ -132,33 +148,29 @@ def _sum(one: Any, other: Any) -> Any:
     return one if one is not None else other
 
 
-def facts_of_run(args: argparse.Namespace, seconds: float) -> Facts:
-    """What is to be told of how a run was made. `trees` name the code under test as git does, so
-    that a rebase does not change them."""
-    named = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD:storage"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    changed = subprocess.run(
-        ["git", "status", "--porcelain", "storage"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout
+def facts_of_run(args: argparse.Namespace, kind: str, seconds: float) -> Facts:
+    """What is to be told of how a run was made."""
     machine = (
         f"Linux {platform.release()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     )
     return {
         "when": time.strftime("%Y-%m-%d", time.gmtime()),
         "machine": machine,
-        "trees": [f"storage {named or 'unknown'}{', changed' if changed else ''}"],
+        "trees": [_tree(name) for name in CODE.get(kind, ("storage",))],
         "seed": args.seed,
         "cycles": args.cycles,
         "step": args.step,
         "first": args.first,
         "seconds": round(seconds),
     }
+
+
+def _tree(directory: str) -> str:
+    """The code in a directory, named as git does: a rebase does not change that."""
+    named = _git("rev-parse", "--short", f"HEAD:{directory}") or "unknown"
+    return f"{directory} {named}{', changed' if _git('status', '--porcelain', directory) else ''}"
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()

@@ -17,11 +17,13 @@ def part(first: int, **facts: Any) -> dict[str, Any]:
 def figures() -> dict[str, Any]:
     """Of a run in which nothing was lost."""
     disk = {"cycles": 1000, "records": 5000, "lost": None}
+    broker = {"cycles": 100, "records": 900, "aimed": {"roll": 3, "checkpoint": 4}, "lost": None}
     kinds = {
         "power": part(1, ext4=disk, xfs=disk | {"cycles": 200}, control=[2, 4]),
         "points": part(1, points=50, records=70),
         "failing": part(1, faults={"write EIO": 9}, records=80, offline=4, served=5),
         "rot": part(1, flips={"wal": 30, "index": 4}, told=20, newest=2),
+        "broker": part(1, killed=broker, cut=broker, control=[1, 2]),
     }
     return {kind: added(None, facts) for kind, facts in kinds.items()}
 
@@ -67,7 +69,13 @@ def test_a_control_that_is_not_found_out_is_no_success() -> None:
     facts["rot"]["control"] = None
     facts["power"]["control"] = [2, None]
     facts["points"]["lost"] = "offset 3"
-    assert [kind for kind in facts if is_lost(kind, facts[kind])] == ["power", "points", "rot"]
+    facts["broker"]["cut"]["lost"] = "a record"
+    assert [kind for kind in facts if is_lost(kind, facts[kind])] == [
+        "power",
+        "points",
+        "rot",
+        "broker",
+    ]
 
 
 def test_the_page_is_that_of_the_figures_and_nothing_was_lost() -> None:
