@@ -14,6 +14,7 @@ from typing import Any
 from tests.clients.broker import ROOT
 from tests.crash.cycles import CYCLES
 from tests.crash.engine import PARTITIONS
+from tests.crash.rot import PADDING_STEP
 
 KINDS = ("power", "points", "failing", "rot", "broker")
 PAIRS = {"power": ("ext4", "xfs"), "broker": ("killed", "cut")}  # kinds that are two
@@ -78,7 +79,7 @@ def page(figures: Facts) -> str:
         broker_cycles=CYCLES, broker_control=" and ".join(map(str, brokers["control"])),
         rolling=sum(brokers[name]["aimed"]["roll"] for name in PAIRS["broker"]),
         saving=sum(brokers[name]["aimed"]["checkpoint"] for name in PAIRS["broker"]),
-        told=rotten["told"], newest=rotten["newest"],
+        padding_step=PADDING_STEP, told=rotten["told"], newest=rotten["newest"],
     )  # fmt: skip
 
 
