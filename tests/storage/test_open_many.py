@@ -12,6 +12,7 @@ import pytest
 from storage import open_many
 from storage.disk import allocate, data_end, fsync_all
 from storage.log import Log
+from storage.log_start import start_name
 from storage.open_many import LOOKED_AT, Wanted, open_logs
 from tests.storage.builder import (
     BLOCK,
@@ -154,7 +155,7 @@ def test_a_log_start_that_is_newer_than_the_checkpoint_is_synced_before_it_is_se
 
     async def scenario() -> None:
         await filled(tmp_path, 2, stop=True)
-        (tmp_path / "events-1" / f"{2:020d}.start").touch()
+        (tmp_path / "events-1" / start_name(2)).touch()
         monkeypatch.setattr(open_many, "sync_names", lambda path: synced.append(path.name))
         logs, _notes = await open_all(Host(tmp_path, life=2), 2)
         assert synced == ["events-1"]
