@@ -27,6 +27,7 @@ from storage.disk import allocate
 from tests.clients.broker import ROOT, wait_until
 
 READY_S_MAX = 20.0
+HIDDEN = ".fuse_hidden"  # libfuse's names of open files that are removed or replaced
 MET = ".met"  # behind the name of the backing directory: a file that is there once a fault was met
 
 
@@ -108,6 +109,7 @@ class PassThrough:
         self._fault = fault
         self._refuse = refuse
         self._count = 0  # of the fault's operation
+        self._hidden: dict[str, str] = {}  # the last name that libfuse hid, and its new one
         # By inode what was there before each write since the last sync: (size, position, bytes).
         self._unsynced: dict[int, list[tuple[int, int, bytes]]] = {}
 
@@ -199,9 +201,22 @@ class PassThrough:
         return 0
 
     def rename(self, old: str, new: str) -> int:
-        """rename."""
-        self._meet("rename", new)
+        """rename. Before the name of an open file goes to another one, libfuse renames that file to
+        a name of its own: where the rename itself fails then, the file has both, as its own name
+        has to stay. libfuse removes the other one when the file is closed."""
+        hides = Path(new).name.startswith(HIDDEN)
+        try:
+            if not hides:
+                self._meet("rename", new)
+        except Exception:
+            if new in self._hidden:
+                os.link(self._real(self._hidden[new]), self._real(new))
+            raise
+        finally:
+            self._hidden.clear()
         os.rename(self._real(old), self._real(new))
+        if hides:
+            self._hidden[old] = new
         return 0
 
     def unlink(self, path: str) -> int:
@@ -249,7 +264,8 @@ def main() -> None:
         """What mfusepy looks for, and what it does with operations that are not there."""
 
     operations = Operations(backing, fault, mfusepy.FuseOSError)
-    mfusepy.FUSE(operations, mountpoint, foreground=True, nothreads=True)
+    # Names are looked up each time: what they stand for changes without the kernel, see `rename`.
+    mfusepy.FUSE(operations, mountpoint, foreground=True, nothreads=True, entry_timeout=0)
 
 
 if __name__ == "__main__":
