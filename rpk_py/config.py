@@ -156,7 +156,7 @@ class Config:
     inflight_bytes_max: int = setting(
         256 * MIB,
         "requests of one shard being worked on; beyond it, its sockets are not read, but one "
-        "request is always let in",
+        "request is always let in, and of each connection a small one that produces nothing",
         low=64 * KIB,
         high=_BYTES_MAX,
     )

@@ -9,12 +9,11 @@ Order and limits:
 - one request at a time, as in Kafka: the next one waits until the reply before it was sent, so a
   peer that pipelines cannot hold the loop; produce requests alone go on, since their order is
   fixed when they are enqueued;
-- reading pauses while the connection, or the shard, has too many request bytes unanswered, and
-  while the client does not take its replies. Nothing queues without a bound;
+- reading pauses while the connection, or the shard, has too many request bytes unanswered (who has
+  none may ask small things), and while the client does not take its replies: no queue is unbounded;
 - a connection whose requests took longer than a slice of the loop's time waits for its turn, and
-  what is large is decoded and encoded beside the loop (turns.py).
-
-A peer that breaks the protocol is closed, with a log line that says who and why.
+  what is large is decoded and encoded beside the loop (turns.py);
+- a peer that breaks the protocol is closed, with a log line that says who and why.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from rpk_py.turns import Large
 
 REQUEST_OVERHEAD_BYTES: Final = 1024  # what an unanswered request holds beside its frame, about
 LARGE_BYTES: Final = 16 << 10  # a frame without records that takes about a millisecond to decode
-_PRODUCE_KEY: Final = int(ApiKey.PRODUCE).to_bytes(API_KEY_BYTES, "big")
+_NOTHING: Final = memoryview(b"")
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -180,7 +179,7 @@ class Connection(asyncio.BufferedProtocol):
         broker = self._broker
         limit = broker.config.frame_bytes_max
         began_s = now_s = broker.clock_s()
-        while end - pos >= SIZE_BYTES and not self._must_wait():
+        while end - pos >= SIZE_BYTES and not self._must_wait(data, pos):
             (size,) = read_size(data, pos)
             frame_pos = pos + SIZE_BYTES
             whole = end - frame_pos >= size  # decode_request looks at the limit of its API
@@ -218,7 +217,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self._start >= self._filled or self._ending:
             self._set_buffer(None)
-        elif self._must_wait():
+        elif self._must_wait(buffer[: self._filled], self._start):
             self._pause_reading()
         elif self._filled == len(buffer) or self._start > 0:
             self._keep(buffer[self._start : self._filled])
@@ -227,7 +226,7 @@ class Connection(asyncio.BufferedProtocol):
         """Move a partial frame, or frames that must wait, to a buffer with room for more."""
         left = len(rest)
         size = frame_limits.buffer_bytes(rest, self._broker.config.frame_bytes_max)
-        if self._must_wait():
+        if waits := self._must_wait(rest):
             size = left + 1  # reading pauses: it is one read at most, and its turn will come
         elif not self._server.make_room(self, size):
             return
@@ -235,7 +234,7 @@ class Connection(asyncio.BufferedProtocol):
         buffer[:left] = rest
         self._set_buffer(buffer)
         self._filled = left
-        if self._must_wait():
+        if waits:
             self._pause_reading()
 
     @property
@@ -254,7 +253,7 @@ class Connection(asyncio.BufferedProtocol):
     # -- requests --------------------------------------------------------------------------
 
     def _handle_frame(self, frame: memoryview, size: int, started_s: float) -> None:
-        if size > LARGE_BYTES and frame[:API_KEY_BYTES] != _PRODUCE_KEY:
+        if size > LARGE_BYTES and frame[:API_KEY_BYTES] != frame_limits.PRODUCE_KEY:
             header = RequestHeader(int.from_bytes(frame[:API_KEY_BYTES], "big"), 0, 0, None)
             slot = self._new_slot(header, True, started_s, size)
             return self._await(slot, self._decode_large(slot, bytes(frame)))
@@ -437,8 +436,8 @@ class Connection(asyncio.BufferedProtocol):
 
     # -- limits ----------------------------------------------------------------------------
 
-    def _must_wait(self) -> bool:
-        """Whether the next request has to wait."""
+    def _must_wait(self, data: memoryview = _NOTHING, pos: int = 0) -> bool:
+        """Whether the next request, which begins at `pos` as far as it is here, has to wait."""
         if self._blocking is not None or self._waits_for_flush or self._writing_paused:
             return True
         if self._ending or self._waits_for_turn or self._broker.stopping:
@@ -448,10 +447,12 @@ class Connection(asyncio.BufferedProtocol):
             return True
         if self._inflight_bytes > config.connection_inflight_bytes_max:
             return True
-        if broker.inflight_bytes > config.inflight_bytes_max:
-            broker.paused.setdefault(self)
-            return True
-        return False
+        if broker.inflight_bytes <= config.inflight_bytes_max or (
+            not self._slots and frame_limits.is_small(data, pos)
+        ):
+            return False
+        broker.paused.setdefault(self)
+        return True
 
     def _charge(self, slot: Slot, size: int) -> None:
         """Count what a request holds until it is released."""
@@ -476,9 +477,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume(self) -> None:
         """Go on with requests that waited, and then with reading."""
-        if self.closing or self._must_wait():
+        if self.closing:
             return
         if self._buffer is not None:
+            if self._must_wait(self._buffer[: self._filled], self._start):
+                return
             self._handle_buffered()
         if self._paused_reading and not self.closing and not self._must_wait():
             self._paused_reading = False
@@ -495,10 +498,8 @@ class Connection(asyncio.BufferedProtocol):
         """The broker stops: read no more, and answer long polls now."""
         self._pause_reading()
         for slot in list(self._slots):
-            if slot.pending is not None and not slot.ready:
-                finish_now = getattr(slot.pending, "finish_now", None)
-                if finish_now is not None:
-                    finish_now()
+            if not slot.ready and (finish_now := getattr(slot.pending, "finish_now", None)):
+                finish_now()
 
     def close(self) -> None:
         """Close after the replies that are ready have left."""

@@ -10,10 +10,13 @@ from struct import Struct
 from typing import Final
 
 from kafka_protocol.api import request_bytes_max
+from kafka_protocol.api_key import ApiKey
 
 SIZE_BYTES: Final = 4
 API_KEY_BYTES: Final = 2
 API_KEY_END: Final = SIZE_BYTES + API_KEY_BYTES
+PRODUCE_KEY: Final = int(ApiKey.PRODUCE).to_bytes(API_KEY_BYTES, "big")
+SMALL_BYTES_MAX: Final = 4096
 FRAME_BYTES_MIN: Final = 8  # api key, version, correlation id
 BUFFER_BYTES_MIN: Final = 4096
 MAPPED_BYTES_MIN: Final = 2 << 20  # beyond common requests, for which malloc is faster
@@ -30,6 +33,16 @@ def frame_bytes_max(start: memoryview, limit: int) -> int:
         api_key = int.from_bytes(start[SIZE_BYTES:API_KEY_END], "big", signed=True)
         limit = min(limit, request_bytes_max(api_key) or limit)
     return limit
+
+
+def is_small(data: memoryview, pos: int) -> bool:
+    """Whether the frame that begins at `pos` holds next to nothing: neither records nor much else.
+    True as well where not enough of it has arrived to tell."""
+    key_pos = pos + SIZE_BYTES
+    if len(data) < key_pos + API_KEY_BYTES:
+        return True
+    is_produce = data[key_pos : key_pos + API_KEY_BYTES] == PRODUCE_KEY
+    return not is_produce and read_size(data, pos)[0] <= SMALL_BYTES_MAX
 
 
 def buffer_bytes(start: memoryview, limit: int) -> int:

@@ -141,13 +141,25 @@ DATA: Final = Group(
                 "Few beside the bytes read: keys rarely repeat, and compaction is of little use.",
             ),
         ),
+        *rows(
+            ("shard",),
+            (
+                "rpk_disk_wait_seconds",
+                "gauge",
+                "For how long the disk operation is under way that the disk owes for longest: a"
+                " read, a write, a file made or removed; 0 while there is none.",
+                "Grows from scrape to scrape: the disk hangs. What is acknowledged is safe; what"
+                " waits for the disk waits, and stop takes a kill.",
+            ),
+        ),
         Metric(
             "rpk_write_seconds",
             "histogram",
             ("shard",),
             "Time of one group commit, from its submission to its durability (write and fsync in"
             " one).",
-            "The disk is slow or shared; nothing in the broker makes it faster.",
+            "The disk is slow or shared; nothing in the broker makes it faster. From half a second"
+            " on the log says so, too.",
             WRITE_BOUNDS,
         ),
         Metric(

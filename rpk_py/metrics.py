@@ -165,6 +165,10 @@ class ShardMetrics:
         self._commit_batches.observe(batches)
         self._commit_bytes.observe(size_bytes)
 
+    def writes_slower_than(self, bucket: int) -> int:
+        """Durable writes so far that were counted in this bucket of WRITE_BOUNDS or later."""
+        return sum(self._write_seconds.buckets[bucket:])
+
     def watch(self, name: str, read: Callable[[], float]) -> None:
         """Read a value that someone else keeps (the disk's counters) when a snapshot is taken.
 

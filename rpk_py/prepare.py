@@ -154,7 +154,7 @@ def random_id() -> bytes:
 def _settle_disk(config: Config) -> tuple[Config, str | None]:
     """What works for all shards. Returns: (the configuration to run with, what was lost or None)"""
     try:
-        backend, lost = settle_backend(config.io_backend)
+        backend, lost = settle_backend(config.io_backend, config.data_dir)
     except DiskUnavailable as error:
         raise StartupError(f"{error} (--io-backend)") from None
     return dataclasses.replace(config, io_backend=backend), lost

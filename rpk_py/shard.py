@@ -24,6 +24,7 @@ from rpk_py.config import Config
 from rpk_py.context import Broker
 from rpk_py.data_dir import LOCK_NAME, RECYCLE
 from rpk_py.disk_space import DiskSpace
+from rpk_py.disk_speed import DiskSpeed
 from rpk_py.event_loop import new_event_loop
 from rpk_py.file_limit import segment_files_max
 from rpk_py.housekeeping import Housekeeping
@@ -40,6 +41,7 @@ from storage.committer import Committer
 from storage.disk import Disk, alignment, open_segment
 from storage.log_context import LogContext
 from storage.progress import Progress
+from storage.queued_disk import QueuedDisk
 from storage.record_buffer import RecordCache
 from storage.recycle import SegmentPool
 from storage.space import Level, read_usage
@@ -128,6 +130,7 @@ async def _serve(
     space.start()
     periodic = (_expire_producers, _watch_loop, _watch_watermarks, clean)
     tasks = [loop.create_task(work(broker)) for work in periodic]
+    tasks.append(loop.create_task(DiskSpeed(disk.slowest, metrics, log, broker.clock_s).run()))
     await stop.wait()
     await _end_work(tasks, space, housekeeping, background)
     await server.stop()
@@ -316,7 +319,7 @@ async def _watch_loop(broker: Broker) -> None:
         broker.metrics.loop_lag.observe(now_s - due_s, now_s)
 
 
-def _watch(metrics: ShardMetrics, broker: Broker, context: LogContext, disk: Disk) -> None:
+def _watch(metrics: ShardMetrics, broker: Broker, context: LogContext, disk: QueuedDisk) -> None:
     """Let the metrics read what their owners count already."""
     watch = metrics.watch
     watch("inflight_bytes", lambda: broker.inflight_bytes)
@@ -333,6 +336,7 @@ def _watch(metrics: ShardMetrics, broker: Broker, context: LogContext, disk: Dis
     watch("cache_misses", lambda: context.cache.misses)
     watch("group_commits", lambda: disk.writes)
     watch("write_bytes", lambda: disk.write_bytes)
+    watch("disk_wait_seconds", lambda: round(disk.slowest()[0], 3))
     watch("journal_writes", lambda: context.committer.journal_writes)
     watch("journal_bytes", lambda: context.committer.journal_bytes)
     groups = broker.groups

@@ -17,6 +17,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -41,9 +42,10 @@ from rpk_py.prepare import STATUS_FILE, Prepared, prepare, random_id
 from rpk_py.shard_link import ShardLink
 from rpk_py.shard_process import FATAL_EXIT, ShardEntry, fork_shard
 from rpk_py.startup_error import StartupError
-from rpk_py.tasks import Tasks
+from rpk_py.tasks import Tasks, first_of
 from storage.disk import write_file_atomic
 
+KILLED_S_MAX = 5.0  # a killed shard is gone by then, unless the kernel waits for its disk
 SILENT_CHECKS_MAX = 4  # looks at a shard that is behind, before it counts as hung
 
 
@@ -114,6 +116,7 @@ class Supervisor:
         self._tasks = Tasks(self._task_failed)
         self._stop_wanted = asyncio.Event()
         self._all_dead = asyncio.Event()
+        self._kill_wanted = asyncio.Event()
         self._exit_code = 0
         self._announced = False
         self._journals_begun = False  # what dead shards left in theirs is in segments
@@ -423,8 +426,7 @@ class Supervisor:
         if self._stop_wanted.is_set():
             self._log.warning("stopping at once", signal=signal.Signals(number).name)
             self._exit_code = 1
-            for shard in self._shards:
-                shard.kill()
+            self._kill_wanted.set()
         else:
             self._log.info("stopping", signal=signal.Signals(number).name)
             self._stop_wanted.set()
@@ -439,17 +441,14 @@ class Supervisor:
             shard.listener.close()  # the shard closes its own copy: clients are refused from now
             shard.send({"type": "stop"})
         self._reap()
-        try:
-            async with asyncio.timeout(self._config.shutdown_timeout_s):
-                await self._all_dead.wait()
-        except TimeoutError:
-            self._log.error(
-                "shards are killed: they did not stop in time",
-                timeout_s=self._config.shutdown_timeout_s,
-            )
+        timeout_s = self._config.shutdown_timeout_s
+        if not await first_of(self._all_dead, self._kill_wanted, timeout_s=timeout_s):
+            self._log.error("shards are killed: they did not stop in time", timeout_s=timeout_s)
+        if not self._all_dead.is_set():
             for shard in self._shards:
                 shard.kill()
-            await self._all_dead.wait()
+            if not await first_of(self._all_dead, timeout_s=KILLED_S_MAX):
+                self._leave()
         await self._tasks.cancel()
         await self._admin.close()
         await self._controller.close()
@@ -458,6 +457,19 @@ class Supervisor:
         except OSError as error:
             self._log.warning("cannot remove broker.json", reason=str(error))
         self._log.info("stopped")
+
+    def _leave(self) -> None:
+        """End without the shards, at once and without a look at the disk: it does not answer them,
+        and what waits for it in the kernel no signal ends."""
+        pids = [shard.pid for shard in self._shards if shard.pid is not None]
+        self._log.error(
+            "shards that were killed do not end: the disk does not answer",
+            pids=pids,
+            data_dir=str(self._config.data_dir),
+        )
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
 
     # What others see.
 

@@ -7,8 +7,20 @@ exception that nobody asks for would be lost.
 from __future__ import annotations
 
 import asyncio
+from asyncio import FIRST_COMPLETED
 from collections.abc import Callable, Coroutine
 from typing import Any
+
+
+async def first_of(*events: asyncio.Event, timeout_s: float) -> bool:
+    """Wait for any of these events; False: none has come in time."""
+    waits = {asyncio.ensure_future(event.wait()) for event in events}
+    try:
+        done, _ = await asyncio.wait(waits, timeout=timeout_s, return_when=FIRST_COMPLETED)
+        return bool(done)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 class Tasks:

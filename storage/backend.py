@@ -16,9 +16,10 @@ import os
 import resource
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-from storage.disk import Disk
+from storage.device import forgets_syncs, mount_of
 from storage.errors import DiskUnavailable
 from storage.queued_disk import IoQueue, QueuedDisk
 from storage.ring import RingQueue
@@ -38,7 +39,7 @@ _COST_OF_RING = "io_uring goes by the built-in ring: as durable, at the same CPU
 
 def open_disk(
     backend: Backend, loop: asyncio.AbstractEventLoop, on_message: Callable[[str], None]
-) -> Disk:
+) -> QueuedDisk:
     """The shard's disk. "auto" takes the best that works and tells `on_message` what it lost.
 
     A backend named explicitly never falls back: raises DiskUnavailable with the reason.
@@ -53,8 +54,8 @@ def open_disk(
         raise _refused(backend, error) from None
 
 
-def settle_backend(backend: Backend) -> tuple[Backend, str | None]:
-    """Find out before any shard starts what works here.
+def settle_backend(backend: Backend, directory: Path | None = None) -> tuple[Backend, str | None]:
+    """Find out before any shard starts what works here, for files in `directory`.
 
     Forks a child for a trial of liburing, so call it before any thread exists; that takes about
     50 ms. If all is well, liburing is imported on return: shards forked from here share it.
@@ -64,6 +65,8 @@ def settle_backend(backend: Backend) -> tuple[Backend, str | None]:
     if backend == "threads":
         return backend, None
     try:
+        if directory is not None:
+            _check_syncs(directory)
         _check_io_uring()
         wants_liburing = backend == "liburing" or _is_liburing_installed()
         if backend == "ring" or not wants_liburing:
@@ -80,6 +83,19 @@ def settle_backend(backend: Backend) -> tuple[Backend, str | None]:
             raise _refused(backend, error) from None
         return "ring", _without_liburing(error)
     return backend, None
+
+
+def _check_syncs(directory: Path) -> None:
+    """That io_uring's durable writes are durable there. Raises DiskUnavailable."""
+    try:
+        mount = mount_of(directory)
+    except OSError:
+        return  # nothing is told of it
+    if mount is not None and forgets_syncs(mount.kind):
+        raise DiskUnavailable(
+            f"{directory} is on {mount.kind} ({mount.point}), where Linux says that a write of "
+            "io_uring is durable before it is"
+        )
 
 
 def _open_best(on_message: Callable[[str], None]) -> IoQueue:

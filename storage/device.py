@@ -17,6 +17,7 @@ IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs", "rootfs"})
 NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs", "virtiofs", "afs"})
 LAYERED = frozenset({"overlay", "aufs", "fuse.fuse-overlayfs"})
 DEPTH_MAX = 8  # of devices upon devices
+FUSE = frozenset({"fuse", "fuseblk", "virtiofs"})  # and fuse.<whose>
 
 
 class Mount(NamedTuple):
@@ -66,6 +67,16 @@ def mount_of(path: Path) -> Mount | None:
                 if found is None or len(found.point) < len(mount.point):
                     found = mount
     return found
+
+
+def forgets_syncs(kind: str) -> bool:
+    """Whether a file system of this type completes a durable write of io_uring without a sync.
+
+    FUSE does where that write is asynchronous and direct: its completion lacks the sync which
+    other file systems do there, and a synchronous write gets (fuse_aio_complete and
+    generic_write_sync in fs/fuse/file.c of Linux, to 6.18 at least; seen with a FUSE file system).
+    """
+    return kind in FUSE or kind.startswith("fuse.")
 
 
 def device_of(path: Path, sys: Path = Path("/sys"), depth: int = 0) -> BlockDevice | None:

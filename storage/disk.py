@@ -17,6 +17,8 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
+import math
 import os
 import sys
 import time
@@ -103,17 +105,33 @@ class Disk(Protocol):
 class BlockingPool:
     """The threads, started as they are needed, in which a backend runs blocking metadata calls."""
 
-    __slots__ = ("_executor", "_loop")
+    __slots__ = ("_executor", "_loop", "_running")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._running: dict[object, tuple[float, Callable[..., object]]] = {}  # since when, what
         self._executor: ThreadPoolExecutor | None = None
 
     async def run(self, fn: Callable[..., T], *args: object) -> T:
         """Result of `fn(*args)`, called in a thread."""
         if self._executor is None:
             self._executor = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="disk-meta")
-        return await self._loop.run_in_executor(self._executor, fn, *args)
+        call = object()
+        self._running[call] = self._loop.time(), fn
+        try:
+            return await self._loop.run_in_executor(self._executor, fn, *args)
+        finally:
+            del self._running[call]
+
+    def oldest(self) -> tuple[float, str]:
+        """The call that is under way for longest: since when, in the loop's time, and its name;
+        (inf, "") where there is none."""
+        since_s, fn = min(
+            self._running.values(), key=lambda call: call[0], default=(math.inf, None)
+        )
+        while isinstance(fn, functools.partial):
+            fn = fn.func
+        return since_s, getattr(fn, "__name__", "").strip("_")
 
     async def close(self) -> None:
         """Wait for the calls that are running and stop the threads."""

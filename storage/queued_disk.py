@@ -82,6 +82,7 @@ class QueuedDisk:
         "_reads_started",
         "_retries",
         "_retry_handle",
+        "_since_s",
         "_wrote_s",
         "name",
         "read_bytes",
@@ -98,6 +99,7 @@ class QueuedDisk:
         self._queue = queue
         self._pool = BlockingPool(loop)
         self._dones: list[Done | None] = [None] * (SLOTS + 1)  # by slot; slot 0 stays unused
+        self._since_s = [0.0] * (SLOTS + 1)  # by slot: less than 0 for a read
         self._free = list(range(SLOTS, 0, -1))
         self._overflow: deque[tuple[bool, int, memoryview, int, Done]] = deque()
         self._prepared = 0  # operations in the queue that are not taken yet
@@ -119,6 +121,14 @@ class QueuedDisk:
         waiting = len(self._overflow) + len(self._reads_held)
         between = self._reads_open - self._reads_started - len(self._reads_held)  # two pieces
         return SLOTS - len(self._free) + waiting + self._interrupted + max(between, 0)
+
+    def slowest(self) -> tuple[float, str]:
+        """The operation that is under way for longest: for how many seconds, and what it is."""
+        since_s, what = self._pool.oldest()
+        for done, slot_s in zip(self._dones, self._since_s, strict=True):
+            if done is not None and abs(slot_s) < since_s:
+                since_s, what = abs(slot_s), "write" if slot_s > 0 else "read"
+        return max(self._loop.time() - since_s, 0.0), what
 
     def write(self, fd: int, view: memoryview, pos: int, done: Done) -> None:
         """See Disk.write."""
@@ -209,6 +219,7 @@ class QueuedDisk:
         # Only now, so that an argument that the queue refuses costs no slot.
         self._free.pop()
         self._dones[slot] = done
+        self._since_s[slot] = self._wrote_s if is_write else -self._loop.time()
         self._prepared += 1
 
     def _wait_for_slot(

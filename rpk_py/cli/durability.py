@@ -29,7 +29,7 @@ from rpk_py.cli.output import format_option, note, print_json, print_section, pr
 from rpk_py.cli.topic import TOPIC_RESOURCE
 from rpk_py.config import Config
 from rpk_py.prepare import STATUS_FILE
-from storage.backend import BACKENDS, Backend, open_disk
+from storage.backend import BACKENDS, Backend, open_disk, settle_backend
 from storage.buffers import aligned_buffer
 from storage.device import IN_MEMORY, LAYERED, NETWORK, BlockDevice, device_of, mount_of
 from storage.disk import alignment, allocate, open_segment
@@ -122,6 +122,9 @@ def _describe(data_dir: Path, backend: Backend, seconds: float) -> dict[str, Any
         "mount_options": mount.options if mount else [],
         "devices": [asdict(device)] if device else [],
     }
+    backend, lost = settle_backend(backend, data_dir)
+    if lost is not None:
+        note(lost)
     with tempfile.TemporaryDirectory(dir=data_dir, prefix=".durability.") as folder:
         facts |= asyncio.run(_measure(Path(folder), backend, seconds))
     facts["warnings"] = list(_warnings(facts, device))

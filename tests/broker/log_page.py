@@ -89,6 +89,11 @@ EVENTS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "see what the disk does; set it higher if stops of that length are normal",
         ),
         "the log level was changed": ("by the dynamic config `log.level`", ""),
+        "shards that were killed do not end: the disk does not answer": (
+            "the kernel lets no process go that waits for its disk; the supervisor has ended"
+            " without them, and they end with their last operation",
+            "see the disk; a start waits for them for `lock_wait_s`",
+        ),
         "cannot write broker.json": (
             "who looks there for addresses and process ids finds none or old ones",
             "see that the data directory can be written",
@@ -279,6 +284,13 @@ EVENTS: Mapping[str, Mapping[str, tuple[str, str]]] = {
             "a write or a read failed while it was served, or a record is damaged",
             "see the disk; the next start opens it again",
         ),
+        "the disk is slow": (
+            "an operation is under way for `under_way_s` (0.0: for less than a moment), or"
+            " `slow_writes` durable ones took half a second or more since the last such line; at"
+            " most one line in 10 s. Only what waits for the disk waits",
+            "see `fix`, and `rpk_write_seconds`, `rpk_disk_wait_seconds`",
+        ),
+        "the disk is quick again": ("nothing was slow for 10 s", "-"),
         "a partition did not close cleanly": ("the next start reads more", "see the reason"),
         "a torn tail is cut": (
             "the last write before a crash is incomplete; it was never acknowledged",

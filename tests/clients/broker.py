@@ -203,15 +203,25 @@ class RunningBroker:
 
     def stop(self) -> None:
         """Stop it gracefully; it must say that all went well."""
+        self.signal(signal.SIGTERM)
+        code = self.wait_end()
+        assert code == 0, f"a graceful stop ended with exit code {code}"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the supervisor a signal."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(number)
+
+    def wait_end(self, timeout_s: float = STOP_S_MAX) -> int:
+        """Wait for the supervisor's end; its exit code."""
+        assert self._process is not None
         try:
-            code = self._process.wait(STOP_S_MAX)
+            code = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"no graceful stop within {STOP_S_MAX:g} s") from None
+            raise AssertionError(f"no end within {timeout_s:g} s") from None
         self._process = None
-        assert code == 0, f"a graceful stop ended with exit code {code}"
+        return code
 
     def kill(self) -> None:
         """SIGKILL to the supervisor and all shards at once; returns when the supervisor is gone.

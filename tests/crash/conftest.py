@@ -53,11 +53,11 @@ def seed(note: Callable[[str], None]) -> int:
 
 
 @pytest.fixture
-def io_backend(request: pytest.FixtureRequest) -> Backend:
+def io_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     """The broker's disk backend: auto, or what a test's marks name and this machine has."""
     backend: Backend = getattr(request, "param", "auto")
     try:
-        settle_backend(backend)
+        settle_backend(backend, tmp_path)
     except DiskUnavailable as error:
         pytest.skip(str(error))
     return backend

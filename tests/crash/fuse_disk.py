@@ -49,6 +49,8 @@ class FuseUnavailable(Exception):
 class FuseDisk:
     """The mount and its process; `path` is where it is. Close it, whatever happens."""
 
+    MODULE = "tests.crash.fuse_disk"  # what serves it
+
     def __init__(self, backing: Path, path: Path, fault: Fault | None) -> None:
         self.path = path
         self._met = Path(f"{backing}{MET}")
@@ -61,8 +63,10 @@ class FuseDisk:
         if not os.access("/dev/fuse", os.R_OK | os.W_OK):
             raise FuseUnavailable("FUSE needs /dev/fuse, and the right to use it")
         facts = json.dumps(asdict(fault) if fault is not None else {})
-        command = [sys.executable, "-m", "tests.crash.fuse_disk", str(backing), str(path), facts]
-        self._process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        command = [sys.executable, "-m", self.MODULE, str(backing), str(path), facts]
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         try:
             wait_until(self._is_mounted, "the FUSE file system is mounted", READY_S_MAX)
         except AssertionError:

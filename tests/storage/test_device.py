@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from storage import device
-from storage.device import device_of, mount_of
+from storage.device import device_of, forgets_syncs, mount_of
 
 
 def put(path: Path, text: str = "") -> None:
@@ -96,3 +96,13 @@ def test_the_mount_of_a_path(tmp_path: Path) -> None:
 )
 def test_blanks_of_a_mount_point(text: str, plain: str) -> None:
     assert device._unescaped(text) == plain
+
+
+@pytest.mark.parametrize("kind", ["fuse", "fuse.sshfs", "fuseblk", "virtiofs"])
+def test_file_systems_whose_asynchronous_writes_are_not_synced(kind: str) -> None:
+    assert forgets_syncs(kind)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "fusectl", "nfs4"])
+def test_file_systems_that_sync_asynchronous_writes(kind: str) -> None:
+    assert not forgets_syncs(kind)
