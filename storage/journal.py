@@ -154,7 +154,7 @@ class Journal:
         self._rng = rng
         self.report = report
         self._current = files[0]
-        self._generation = len(files)
+        self._generation = max(file.next_number for file in files) >> GENERATION_BITS
         self._last_number = -1
         self._busy = False
         self._failed = False
@@ -374,17 +374,28 @@ def open_journal(
             files.append(file := _File(path, fd, 1 << i))
             lock_exclusive(fd, lock_wait_s, None)
             allocate(fd, 0, FILE_BYTES)
-            file.begin(block, rng.getrandbits(64), i)
-            if os.pwrite(fd, block, 0) != block_bytes:
-                raise OSError(f"short write to {path}")
-            os.fsync(fd)
+        # Who is killed between the two leaves a new file beside an old one, whose records must not
+        # be taken for what follows those of the new one.
+        generation = 1 + max(_generation(file, block) for file in files)
+        for file in files:
+            file.begin(block, rng.getrandbits(64), generation)
+            if os.pwrite(file.fd, block, 0) != block_bytes:
+                raise OSError(f"short write to {file.path}")
+            os.fsync(file.fd)
             file.empty = True
+            generation += 1
         fsync_dir(directory)
     except BaseException:
         for file in files:
             os.close(file.fd)
         raise
     return Journal(files, disk, block_bytes, clock_s, observe_write, rng, report)
+
+
+def _generation(file: _File, block: memoryview) -> int:
+    """How often the journal's files had been begun when this one was; -1 where it never was."""
+    header = decode_segment_header(block[: os.preadv(file.fd, [block], 0)])
+    return -1 if isinstance(header, str) else header.base_offset >> GENERATION_BITS
 
 
 def read_journals(directories: list[Path], lock_wait_s: float) -> Entries:

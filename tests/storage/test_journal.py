@@ -379,6 +379,22 @@ def test_damage_that_was_durable_is_told_and_a_torn_end_is_not(tmp_path: Path) -
     drive(scenario())
 
 
+async def fill_one(host: Host, logs: list[Driven]) -> journal_module._File:
+    """Append until one of the files is full and the other one has a record; which it was. Nothing
+    of it gets to the segments."""
+    journal, disk = journal_of(host), host.held
+    first = journal._current
+    fds = {file.fd for file in journal._files}
+    while journal._current is first:
+        for driven in logs:
+            driven.append(b"value")
+        for _ in range(20):
+            if writes := [write for write in disk.held if write.fd in fds]:
+                disk.land(*writes)
+            await tick(1)
+    return first
+
+
 def test_the_newest_record_of_a_file_that_was_left_is_missed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,16 +403,7 @@ def test_the_newest_record_of_a_file_that_was_left_is_missed(
 
     async def scenario() -> None:
         host, logs = await started(tmp_path, HeldDisk(auto=False))
-        journal, disk = journal_of(host), host.held
-        first = journal._current
-        fds = {file.fd for file in journal._files}
-        while journal._current is first:  # what is to be in segments does not get there
-            for driven in logs:
-                driven.append(b"value")
-            for _ in range(20):
-                if writes := [write for write in disk.held if write.fd in fds]:
-                    disk.land(*writes)
-                await tick(1)
+        first = await fill_one(host, logs)
         left, acked = first.path, [driven.log.durable_offset for driven in logs]
         pos = first.write_pos - 2 * BLOCK
         await host.crash()
@@ -458,6 +465,31 @@ def test_a_journal_that_is_begun_forgets_what_it_held(tmp_path: Path) -> None:
         journal = journal_of(host)
         journal.close()
         assert read_journals([tmp_path / "journal" / "0"], 1.0) == {}
+
+    drive(scenario())
+
+
+def test_a_start_that_was_killed_between_the_files_leaves_a_journal_that_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is begun anew, and the other one follows what the first held."""
+    monkeypatch.setattr(journal_module, "FILE_BYTES", 9 * BLOCK)
+
+    async def scenario() -> None:
+        host, logs = await started(tmp_path, HeldDisk(auto=False))
+        await fill_one(host, logs)
+        acked = [driven.log.durable_offset for driven in logs]
+        await host.crash()
+        second = journal_bytes(tmp_path)[1]
+        old = second.read_bytes()
+        host, logs = await next_life(host, logs)
+        host.begin_journal()
+        await host.crash()
+        assert second.read_bytes() != old
+        second.write_bytes(old)
+        host, logs = await next_life(host, logs)
+        assert [driven.log.log_end_offset for driven in logs] == acked
+        await check_and_close(logs)
 
     drive(scenario())
 
