@@ -201,7 +201,6 @@ class PartitionTable:
                 settings.log_append_time,
             )
             self._apply(partition, settings, log_config)
-            partition.refuse_produce(self._disk_full)
             directory = self._config.data_dir / f"{topic.name}-{led.index}"
             partitions.append(partition)
             wanted.append(
@@ -214,6 +213,7 @@ class PartitionTable:
                 self._offline(partition, one.directory.name, log)
             else:
                 partition.open(log)
+            partition.refuse_produce(self._disk_full)  # it may have changed while logs were opened
             self._by_name[partition.topic, partition.index] = partition
             self._by_id[partition.topic_id, partition.index] = partition
 

@@ -14,12 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from kafka_protocol.errors import ErrorCode
 from kafka_protocol.record_batch import Record, build_batch, parse_header
+from rpk_py import partition_table
 from rpk_py.disk_space import CHECK_S, DiskSpace
 from rpk_py.housekeeping import Housekeeping
 from rpk_py.partition import Partition
 from storage.errors import DiskFull
+from storage.open_many import open_logs
 from storage.space import WAY_UP, Level, Usage
 from tests.broker.connection_fakes import Shard, run, running, ticks, until
 from tests.broker.request_builders import BATCH, BATCH_TIMESTAMP_MS, batch_of, values_of
@@ -102,6 +106,27 @@ def test_producers_are_refused_while_it_is_full_and_everybody_else_is_served(
                 assert (await client.produce(topic, BATCH)).error_code == ErrorCode.NONE
             assert not shard.context.disk_full
             assert disk.levels == [Level.FULL, Level.OK]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("before", "after"), [(FULL, OK), (OK, FULL)])
+def test_a_partition_that_is_opened_while_that_changes_takes_what_is_so_now(
+    tmp_path: Path, before: Usage, after: Usage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with filling(tmp_path) as disk:
+
+            async def open_slowly(*args: Any) -> Any:
+                logs = await open_logs(*args)
+                await disk.fill(after)
+                return logs
+
+            monkeypatch.setattr(partition_table, "open_logs", open_slowly)
+            await disk.fill(before)
+            await disk.shard.create("t")
+            answer = await disk.shard.client().produce("t", BATCH)
+            assert answer.error_code == (STORAGE_ERROR if after is FULL else ErrorCode.NONE)
 
     run(scenario())
 
